@@ -1,0 +1,84 @@
+"""AttentionSpec: WHAT is computed. Both front ends produce it; transfer turns it into a Program (HOW).
+
+For batch b, query head h, query row i and key row j:
+
+    s[i, j] = sum_d q[b, h, i, d] * k[b, h // group, j, d]
+    x[i, j] = score(s, b, h, i, j)                  where keep(b, h, i, j), else left out of every sum
+    o[b, h, i] = sum_j weight(x)[i, j] * v[b, h // group, j]
+
+and `weight` is the normaliser's: softmax over j (optionally with one extra logit, the sink), or an
+elementwise function, optionally divided by its row sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .dtypes import DType, Kind
+from .expr import Expr, const, var
+
+SCORE_PARAMETERS = ("s", "b", "h", "i", "j")
+MASK_PARAMETERS = ("b", "h", "i", "j")
+SIZES = ("B", "Hq", "Hkv", "M", "N", "D", "Dv")
+
+S, BATCH, HEAD, ROW, COLUMN = (var("s", Kind.FLOAT), var("b"), var("h"), var("i"), var("j"))
+
+Dim = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor argument: its name, element type and dims (a size's name, or a fixed integer)."""
+
+    name: str
+    dtype: DType
+    dims: tuple[Dim, ...]
+
+
+class NormaliserKind(Enum):
+    """How scores become weights."""
+
+    SOFTMAX = "softmax"  # exp(x - max) / sum, plus exp(sink - max) in the sum when there is a sink
+    ELEMENTWISE = "elementwise"  # weight(x), summed as it is
+    ROW_SUM = "row_sum"  # weight(x) / (row sum of weight(x) + epsilon)
+
+
+@dataclass(frozen=True, slots=True)
+class Normaliser:
+    """The weights' rule. `sink`: a logit per head, over b and h. `weight`: over x (VAR "s"), b, h, i, j."""
+
+    kind: NormaliserKind = NormaliserKind.SOFTMAX
+    sink: Expr | None = None
+    weight: Expr | None = None
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """An attention variant; see the module's formula. `group` is Hq / Hkv; D and Dv are fixed, other sizes are not.
+
+    `score` is a FLOAT expression over the variables s, b, h, i, j; `keep` a BOOL one over b, h, i, j. Both
+    may use sizes by name (B, Hq, Hkv, M, N, and the captured tensors' own) and loads from captured tensors.
+    `scale` has been folded into `score`.
+    """
+
+    name: str
+    dtype: DType
+    head_dim: int
+    value_dim: int
+    group: int = 1
+    captured: tuple[TensorSpec, ...] = ()
+    score: Expr = field(default=S)
+    keep: Expr = field(default=const(True))
+    normaliser: Normaliser = Normaliser()
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """q, k, v, then the captured tensors: the kernel's arguments in order."""
+        return (
+            TensorSpec("q", self.dtype, ("B", "Hq", "M", "D")),
+            TensorSpec("k", self.dtype, ("B", "Hkv", "N", "D")),
+            TensorSpec("v", self.dtype, ("B", "Hkv", "N", "Dv")),
+            *self.captured,
+        )
