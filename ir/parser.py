@@ -1,0 +1,212 @@
+"""Program and spec text -> nodes. Python's grammar, none of its execution: text is data, whoever wrote it.
+
+The reader's way: `parse_program` reads the header (sizes, parameters), then the regions, then statements through two
+tables: `ASSIGNED` for `name = word(…)` and `COMMANDS` for `word(…)`; blocks are `for` and `with`. Every refusal is a
+ParseError with line and column.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from .dtypes import DTYPES, DType, Kind
+from .errors import ParseError
+from .expr import Expr
+from .parse_expr import RESERVED, Scope, fail, parse_expression, subscripts
+from .parse_statements import StatementParser
+from .program import Param, Program, Region, RegionParam
+from .spec import SIZES, AttentionSpec, Dim, Normaliser, NormaliserKind, TensorSpec
+
+MAX_TEXT_BYTES = 1 << 20
+MAX_NESTING = 80
+Result = TypeVar("Result")
+KINDS = {kind.value: kind for kind in Kind}
+
+
+def parse_program(text: str) -> Program:
+    """Read a program. Raises ParseError naming line, column, what was found and what was wanted."""
+    return _located(text, _program)
+
+
+def parse_spec(text: str) -> AttentionSpec:
+    """Read an AttentionSpec. Raises ParseError naming line, column, what was found and what was wanted."""
+    return _located(text, _spec)
+
+
+def _located(text: str, read: Callable[[ast.FunctionDef], Result]) -> Result:
+    """Run a reader on the text's only function; errors carry the line's text."""
+    try:
+        return read(_only_function(text))
+    except ParseError as error:
+        lines = text.splitlines()
+        if error.text is None and 1 <= error.line <= len(lines):
+            raise ParseError(error.line, error.column, error.found, error.wanted, lines[error.line - 1]) from None
+        raise
+
+
+def _only_function(text: str) -> ast.FunctionDef:
+    if len(text.encode(errors="replace")) > MAX_TEXT_BYTES:
+        raise ParseError(1, 1, f"{len(text)} characters", f"at most {MAX_TEXT_BYTES} bytes of text")
+    _check_nesting(text)
+    try:
+        module = ast.parse(text)
+    except SyntaxError as error:
+        raise ParseError(error.lineno or 1, error.offset or 1, str(error.msg), "program text") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ParseError(1, 1, f"text that Python cannot parse ({type(error).__name__})", "program text") from None
+    if len(module.body) != 1 or not isinstance(module.body[0], ast.FunctionDef):
+        node = module.body[1] if len(module.body) > 1 else module
+        raise fail(node, "something that is not a single function", "one decorated function")
+    return module.body[0]
+
+
+def _check_nesting(text: str) -> None:
+    """Refuse text whose brackets or operators nest too deeply for any parser before parsing it."""
+    depth = signs = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        for column, char in enumerate(line, 1):
+            depth += (char in "([{") - (char in ")]}")
+            signs = signs + 1 if char in "~-+ " else 0
+            if depth > MAX_NESTING or signs > 2 * MAX_NESTING:
+                raise ParseError(number, column, "nesting too deep", f"at most {MAX_NESTING} levels")
+
+
+def _header(node: ast.FunctionDef, word: str) -> dict[str, int]:
+    """The decorator's integer options: `@program(D=64)` -> {"D": 64}."""
+    if len(node.decorator_list) != 1:
+        raise fail(node, f"{len(node.decorator_list)} decorators", f"@{word}(D=…, Dv=…)")
+    call = node.decorator_list[0]
+    named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == word
+    if not isinstance(call, ast.Call) or not named or call.args:
+        raise fail(call, "this decorator", f"@{word}(D=…, Dv=…)")
+    sizes: dict[str, int] = {}
+    for option in call.keywords:
+        value = option.value.value if isinstance(option.value, ast.Constant) else None
+        if option.arg is None or type(value) is not int or value <= 0:
+            raise fail(option.value, "a size of this form", "NAME=positive integer")
+        sizes[option.arg] = value
+    return sizes
+
+
+def _params(node: ast.FunctionDef) -> tuple[Param, ...]:
+    arguments = node.args
+    extra = arguments.posonlyargs or arguments.kwonlyargs or arguments.defaults or arguments.vararg or arguments.kwarg
+    if extra:
+        raise fail(node, "defaults, stars or keyword-only parameters", "name: dtype[dims]")
+    seen: set[str] = set()
+    params = []
+    for argument in arguments.args:
+        if argument.arg in RESERVED or argument.arg in seen or argument.arg in SIZES:
+            raise fail(argument, f"parameter {argument.arg!r}", "a name that is not reserved and not used twice")
+        seen.add(argument.arg)
+        params.append(_param(argument))
+    return tuple(params)
+
+
+def _param(argument: ast.arg) -> Param:
+    kind, is_output = argument.annotation, False
+    if isinstance(kind, ast.Call) and isinstance(kind.func, ast.Name) and kind.func.id == "out" and len(kind.args) == 1:
+        kind, is_output = kind.args[0], True
+    if not isinstance(kind, ast.Subscript):
+        raise fail(argument, f"parameter {argument.arg!r} without a type", "dtype[dims] or out(dtype[dims])")
+    return Param(argument.arg, tensor_dtype(kind), tuple(_dim(d) for d in dims_of(kind)), is_output)
+
+
+def tensor_dtype(kind: ast.Subscript) -> DType:
+    """The element type of `f32[…]`."""
+    if isinstance(kind.value, ast.Name) and kind.value.id in DTYPES:
+        return DTYPES[kind.value.id]
+    raise fail(kind, "an unknown element type", f"one of {', '.join(DTYPES)}")
+
+
+def dims_of(kind: ast.Subscript) -> list[ast.expr]:
+    """The dims of `f32[A, B]`; none for `f32[()]`."""
+    items = subscripts(kind)
+    return [] if len(items) == 1 and isinstance(items[0], ast.Tuple) and not items[0].elts else items
+
+
+def _dim(node: ast.expr) -> Dim:
+    if isinstance(node, ast.Name) and node.id not in RESERVED:
+        return node.id
+    if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 0:
+        return node.value
+    raise fail(node, "a dimension of this form", "a size's name or a positive integer")
+
+
+def _outer_scope(params: Sequence[Param | TensorSpec], sizes: dict[str, int]) -> Scope:
+    names = {dim for param in params for dim in param.dims if isinstance(dim, str)} | set(sizes) | set(SIZES)
+    return Scope(
+        kinds={name: Kind.INT for name in sorted(names)},
+        tensors={param.name: param.dtype.kind for param in params},
+    )
+
+
+def _region(node: ast.FunctionDef, scope: Scope) -> Region:
+    if node.name in RESERVED or node.name in scope.kinds or node.name in scope.tensors or node.name in scope.regions:
+        raise fail(node, f"region {node.name!r}", "a name that is not reserved and not used twice")
+    inner = scope.copy()
+    params = []
+    for argument in node.args.args:
+        note = argument.annotation
+        if not isinstance(note, ast.Name) or note.id not in KINDS or argument.arg in RESERVED:
+            raise fail(argument, f"region parameter {argument.arg!r}", f"name: {' | '.join(KINDS)}")
+        params.append(RegionParam(argument.arg, KINDS[note.id]))
+        inner.kinds[argument.arg] = KINDS[note.id]
+    if len(node.body) != 1 or not isinstance(node.body[0], ast.Return) or node.body[0].value is None:
+        raise fail(node, "a region that is not a single return", "return EXPRESSION")
+    return Region(node.name, tuple(params), parse_expression(node.body[0].value, inner))
+
+
+def _regions(node: ast.FunctionDef, scope: Scope) -> tuple[list[Region], list[ast.stmt]]:
+    """Leading function definitions as regions, and the statements after them."""
+    regions: list[Region] = []
+    body = list(node.body)
+    while body and isinstance(body[0], ast.FunctionDef):
+        region = _region(body.pop(0), scope)  # type: ignore[arg-type]
+        scope.regions[region.name] = region.body.kind
+        regions.append(region)
+    return regions, body
+
+
+def _program(node: ast.FunctionDef) -> Program:
+    sizes = _header(node, "program")
+    params = _params(node)
+    scope = _outer_scope(params, sizes)
+    regions, rest = _regions(node, scope)
+    body = StatementParser(scope).body(rest)
+    return Program(node.name, params, body, tuple(regions), tuple(sizes.items()))
+
+
+def _spec(node: ast.FunctionDef) -> AttentionSpec:
+    sizes = _header(node, "attention")
+    params = _params(node)
+    if [param.name for param in params[:3]] != ["q", "k", "v"] or set(sizes) != {"D", "Dv", "group"}:
+        raise fail(node, "this header", "@attention(D=…, Dv=…, group=…) and parameters q, k, v, *captured")
+    captured = tuple(TensorSpec(p.name, p.dtype, p.dims) for p in params[3:])
+    scope = _outer_scope(params, {})
+    regions, rest = _regions(node, scope)
+    bodies = {region.name: region.body for region in regions}
+    if not {"score", "keep"} <= set(bodies) <= {"score", "keep", "weight"}:
+        raise fail(node, f"regions {', '.join(bodies)}", "score, keep and at most weight")
+    scope.kinds |= {"b": Kind.INT, "h": Kind.INT}
+    return AttentionSpec(
+        name=node.name, dtype=params[0].dtype, head_dim=sizes["D"], value_dim=sizes["Dv"], group=sizes["group"],
+        captured=captured, score=bodies["score"], keep=bodies["keep"],
+        normaliser=_normaliser(node, rest, scope, bodies.get("weight")),
+    )  # fmt: skip
+
+
+def _normaliser(node: ast.FunctionDef, rest: list[ast.stmt], scope: Scope, weight: Expr | None) -> Normaliser:
+    kinds = {kind.value: kind for kind in NormaliserKind}
+    value = rest[0].value if len(rest) == 1 and isinstance(rest[0], ast.Return) else None
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name) or value.func.id not in kinds:
+        raise fail(rest[0] if rest else node, "this ending", f"return {' | '.join(kinds)}(…)")
+    options = {option.arg: parse_expression(option.value, scope) for option in value.keywords}
+    if value.args or not set(options) <= {"sink", "epsilon"}:
+        raise fail(value, "these options", "sink=… or epsilon=…")
+    epsilon = options["epsilon"].attr if "epsilon" in options else 0.0
+    if not isinstance(epsilon, (int, float)):
+        raise fail(value, "an epsilon that is no number", "a literal")
+    return Normaliser(kinds[value.func.id], options.get("sink"), weight, float(epsilon))
