@@ -1,0 +1,214 @@
+"""Types of names: element type and named axes of every tile, inferred from a program in one walk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .dtypes import DType, Kind
+from .errors import ProgramError, ProgramLine
+from .expr import Expr, Op
+from .printer import Path, listing
+from .program import (
+    All, Alloc, Barriers, Block, Fill, Gemm, Grid, If, Let, Load, Operand, Param, Program, RangeLoop, Reduce, ReduceAdd,
+    Ref, Role, Statement, Store, TileAt, TileAxis, TileLoop, Tiles,
+)  # fmt: skip
+from .spec import SIZES
+
+COMPUTED = {Kind.FLOAT: DType.F32, Kind.INT: DType.I32, Kind.BOOL: DType.BOOL}
+
+
+@dataclass(frozen=True, slots=True)
+class TileType:
+    """Element type and axes of a tile; a scalar has no axes."""
+
+    dtype: DType
+    axes: tuple[str, ...] = ()
+
+
+Tensor = Param | Alloc | Barriers
+
+
+@dataclass(slots=True)
+class Shapes:
+    """What every name of a program stands for. `names`: tiles and scalars; `tiles`: tile variables."""
+
+    sizes: dict[str, int]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[str, TileType] = field(default_factory=dict)
+    tiles: dict[str, Tiles] = field(default_factory=dict)
+
+    def extent(self, axis: str) -> int:
+        """Elements along an axis: a tile variable's tile, or a fixed size."""
+        return self.tiles[axis].tile if axis in self.tiles else self.sizes[axis]
+
+    def axes(self, expr: Expr) -> tuple[str, ...]:
+        """Axes of a tile expression: those of the operand that has them all, else in order of appearance."""
+        if expr.op is Op.VAR:
+            known = self.names.get(str(expr.attr))
+            return known.axes if known else ()
+        if expr.op is Op.INDEX:
+            return (str(expr.attr),)
+        parts = [self.axes(arg) for arg in expr.args]
+        union = tuple(dict.fromkeys(axis for part in parts for axis in part))
+        return next((part for part in parts if len(part) == len(union)), union)
+
+    def type_of(self, expr: Expr) -> TileType:
+        """Element type and axes of an expression; an outermost cast decides the element type."""
+        dtype = expr.attr if expr.op is Op.CAST and isinstance(expr.attr, DType) else COMPUTED[expr.kind]
+        if expr.op is Op.VAR and str(expr.attr) in self.names:
+            dtype = self.names[str(expr.attr)].dtype
+        return TileType(dtype, self.axes(expr))
+
+    def ref_axes(self, ref: Ref) -> tuple[str, ...]:
+        """Axes of the tile that a reference selects."""
+        dims = self.dims(ref.name)
+        if len(dims) != len(ref.indices):
+            raise ValueError(f"{ref.name} has {len(dims)} dimensions, but {len(ref.indices)} indices are given")
+        axes = []
+        for dim, item in zip(dims, ref.indices, strict=True):
+            if isinstance(item, TileAxis):
+                axes.append(item.name)
+            elif isinstance(item, All):
+                if dim not in self.sizes:
+                    raise ValueError(f"`:` on dimension {dim} of {ref.name}, whose size is not fixed by the header")
+                axes.append(dim)
+        return tuple(axes)
+
+    def dims(self, tensor: str) -> tuple[str, ...]:
+        """The dimensions of a tensor or buffer as text."""
+        found = self.tensors[tensor]
+        if isinstance(found, Barriers):
+            return (str(found.count),)
+        return tuple(str(dim) for dim in found.dims)
+
+    def dtype(self, tensor: str) -> DType:
+        """Element type of a tensor or buffer."""
+        found = self.tensors[tensor]
+        return DType.I32 if isinstance(found, Barriers) else found.dtype
+
+    def operand(self, operand: Operand) -> TileType:
+        """Type of a gemm's operand."""
+        if isinstance(operand, str):
+            return self.names[operand]
+        return TileType(self.dtype(operand.name), self.ref_axes(operand))
+
+    def gemm(self, statement: Gemm) -> TileType:
+        """The result's axes; ValueError unless the operands share exactly one."""
+        left, right = self.operand(statement.left).axes, self.operand(statement.right).axes
+        shared = [axis for axis in left if axis in right]
+        if len(shared) != 1:
+            raise ValueError(f"gemm operands have axes {list(left)} and {list(right)}; exactly one must be shared")
+        return TileType(DType.F32, tuple(a for a in (*left, *right) if a != shared[0]))
+
+
+def infer(program: Program) -> Shapes:
+    """Types of all names. Raises ProgramError, naming the line, when a statement's types do not fit."""
+    shapes = Shapes(dict(program.sizes), {param.name: param for param in program.params})
+    for name in SIZES:
+        shapes.names.setdefault(name, TileType(DType.I32))
+    _infer_body(program, program.body, (), shapes)
+    return shapes
+
+
+def _infer_body(program: Program, body: tuple[Statement, ...], path: Path, shapes: Shapes) -> None:
+    for position, statement in enumerate(body):
+        here = (*path, position)
+        try:
+            bind = _BINDERS.get(type(statement))
+            if bind is not None:
+                bind(statement, shapes)
+        except (ValueError, KeyError) as error:
+            raise ProgramError("types", str(error), program_line(program, here)) from None
+        if isinstance(statement, Block):
+            _infer_body(program, statement.body, here, shapes)
+
+
+def program_line(program: Program, path: Path) -> ProgramLine:
+    """The line of a statement, for error messages."""
+    text = listing(program)
+    return ProgramLine(text.statement_lines[path], text.line(path))
+
+
+def _bind(shapes: Shapes, name: str, kind: TileType) -> None:
+    known = shapes.names.setdefault(name, kind)
+    if known != kind:
+        raise ValueError(
+            f"{name!r} is {known.dtype.value}{list(known.axes)} and cannot become {kind.dtype.value}{list(kind.axes)}"
+        )
+
+
+def _bind_tile(shapes: Shapes, name: str, tiles: Tiles) -> None:
+    known = shapes.tiles.setdefault(name, tiles)
+    if known != tiles:
+        raise ValueError(f"tile variable {name!r} stands for tiles of {known.tile} and of {tiles.tile}")
+    _bind(shapes, name, TileType(DType.I32))
+
+
+def _fill(s: Fill, shapes: Shapes) -> None:
+    for axis in s.axes:
+        if axis not in shapes.tiles and axis not in shapes.sizes:
+            raise ValueError(f"axis {axis!r} of {s.name!r} is neither a tile variable nor a fixed size")
+    _bind(shapes, s.name, TileType(s.dtype, s.axes))
+
+
+def _let(s: Let, shapes: Shapes) -> None:
+    _bind(shapes, s.name, shapes.type_of(s.value))
+
+
+def _gemm(s: Gemm, shapes: Shapes) -> None:
+    result = shapes.gemm(s)
+    if s.into is not None and not set(shapes.axes(s.into)) <= set(result.axes):
+        raise ValueError(f"into= has axes {list(shapes.axes(s.into))}, the product {list(result.axes)}")
+    _bind(shapes, s.name, result)
+
+
+def _reduce(s: Reduce, shapes: Shapes) -> None:
+    source = shapes.names[s.source]
+    if s.axis not in source.axes:
+        raise ValueError(f"{s.source!r} has axes {list(source.axes)}, none of them {s.axis!r}")
+    _bind(shapes, s.name, TileType(source.dtype, tuple(a for a in source.axes if a != s.axis)))
+
+
+def _store(s: Store | ReduceAdd, shapes: Shapes) -> None:
+    value, target = shapes.axes(s.value), shapes.ref_axes(s.target)
+    if not set(value) <= set(target):
+        raise ValueError(f"a tile with axes {list(value)} stored to a place with axes {list(target)}")
+
+
+def _grid(s: Grid, shapes: Shapes) -> None:
+    for name, extent in zip(s.names, s.extents, strict=True):
+        if isinstance(extent, Tiles):
+            _bind_tile(shapes, name, extent)
+        else:
+            _bind(shapes, name, TileType(DType.I32))
+
+
+def _role(s: Role, shapes: Shapes) -> None:
+    if s.worker is not None:
+        _bind(shapes, s.worker, TileType(DType.I32))
+
+
+def _condition(s: If, shapes: Shapes) -> None:
+    if s.condition.kind is not Kind.BOOL or shapes.axes(s.condition):
+        raise ValueError("the condition of `if` must be a single truth value")
+
+
+_BINDERS: dict[type, Callable[[Any, Shapes], None]] = {
+    Alloc: lambda s, shapes: shapes.tensors.__setitem__(s.name, s),
+    Barriers: lambda s, shapes: shapes.tensors.__setitem__(s.name, s),
+    Load: lambda s, shapes: _bind(shapes, s.name, TileType(shapes.dtype(s.source.name), shapes.ref_axes(s.source))),
+    Fill: _fill,
+    Let: _let,
+    Gemm: _gemm,
+    Reduce: _reduce,
+    Store: _store,
+    ReduceAdd: _store,
+    Grid: _grid,
+    TileLoop: lambda s, shapes: _bind_tile(shapes, s.name, s.tiles),
+    TileAt: lambda s, shapes: _bind_tile(shapes, s.name, s.tiles),
+    RangeLoop: lambda s, shapes: _bind(shapes, s.name, TileType(DType.I32)),
+    Role: _role,
+    If: _condition,
+}
