@@ -1,0 +1,144 @@
+"""Editing programs: rebuild bodies statement by statement, find uses, drop what nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ..expr import Expr, Op, transform, walk
+from ..program import (
+    All, Arrive, Block, Copy, Fill, Gemm, Grid, If, Let, Load, Operand, Program, RangeLoop, Reduce, ReduceAdd, Ref,
+    Statement, Store, TileAt, TileAxis, TileLoop, Tiles, Wait, statements,
+)  # fmt: skip
+
+Edit = Callable[[Statement], Statement | tuple[Statement, ...]]
+PURE = (Load, Fill, Let, Gemm, Reduce)
+
+
+def edit_body(body: tuple[Statement, ...], edit: Edit) -> tuple[Statement, ...]:
+    """Rebuild a body, innermost blocks first; an edit may give one statement, several or none."""
+    out: list[Statement] = []
+    for statement in body:
+        if isinstance(statement, Block):
+            statement = replace(statement, body=edit_body(statement.body, edit))
+        edited = edit(statement)
+        out.extend(edited if isinstance(edited, tuple) else (edited,))
+    return tuple(out)
+
+
+def edit_program(program: Program, edit: Edit) -> Program:
+    """`edit_body` on the whole program."""
+    return replace(program, body=edit_body(program.body, edit))
+
+
+def expressions(statement: Statement) -> Iterator[Expr]:
+    """The scalar expressions that a statement itself evaluates (not those of its body)."""
+    for ref in references(statement):
+        yield from (item for item in ref.indices if isinstance(item, Expr))
+    if isinstance(statement, (Let, Fill, Store, ReduceAdd)):
+        yield statement.value
+    if isinstance(statement, Gemm) and statement.into is not None:
+        yield statement.into
+    if isinstance(statement, ReduceAdd) and statement.after is not None:
+        yield statement.after
+    if isinstance(statement, TileLoop):
+        yield statement.tiles.extent
+        if statement.where is not None:
+            yield statement.where
+    if isinstance(statement, RangeLoop):
+        yield from (statement.start, statement.stop)
+    if isinstance(statement, If):
+        yield statement.condition
+    if isinstance(statement, Wait):
+        yield statement.phase
+    if isinstance(statement, TileAt):
+        yield from (statement.tiles.extent, statement.number)
+    if isinstance(statement, Grid):
+        yield from (e.extent if isinstance(e, Tiles) else e for e in statement.extents)
+
+
+def references(statement: Statement) -> Iterator[Ref]:
+    """The places in memory that a statement names."""
+    if isinstance(statement, Load):
+        yield statement.source
+    if isinstance(statement, (Store, ReduceAdd)):
+        yield statement.target
+    if isinstance(statement, Copy):
+        yield from (statement.target, statement.source)
+        if statement.signal is not None:
+            yield statement.signal
+    if isinstance(statement, (Arrive, Wait)):
+        yield statement.barrier
+    if isinstance(statement, Gemm):
+        yield from (side for side in (statement.left, statement.right) if isinstance(side, Ref))
+
+
+def names_read(statement: Statement) -> set[str]:
+    """Names of tiles, scalars and tile variables that a statement reads (its own line only)."""
+    found = {str(e.attr) for expr in expressions(statement) for e in walk(expr) if e.op in (Op.VAR, Op.INDEX)}
+    for ref in references(statement):
+        found |= {item.name for item in ref.indices if isinstance(item, TileAxis)}
+    if isinstance(statement, Gemm):
+        found |= {side for side in (statement.left, statement.right) if isinstance(side, str)}
+    if isinstance(statement, Reduce):
+        found |= {statement.source}
+    return found
+
+
+def name_bound(statement: Statement) -> str | None:
+    """The tile or scalar that a pure statement computes."""
+    return statement.name if isinstance(statement, PURE) else None
+
+
+def eliminate_dead(program: Program) -> Program:
+    """Drop computations whose names no effect needs.
+
+    rewrite:
+        t = reduce_max(x, axis=n)      ->      (nothing, when t is read by nobody but dead statements)
+    needs: nothing.
+    """
+    live: set[str] = set()
+    while True:
+        before = len(live)
+        for statement in statements(program.body):
+            name = name_bound(statement)
+            if name is None or name in live:
+                live |= names_read(statement)
+        if len(live) == before:
+            break
+    return edit_program(program, lambda s: () if name_bound(s) not in (None, *live) else s)
+
+
+def map_expressions(program: Program, rewrite: Callable[[Expr], Expr]) -> Program:
+    """Apply a rewrite to the value expressions of all statements."""
+
+    def edit(statement: Statement) -> Statement:
+        if isinstance(statement, (Let, Fill, Store, ReduceAdd)):
+            return replace(statement, value=rewrite(statement.value))
+        if isinstance(statement, Gemm) and statement.into is not None:
+            return replace(statement, into=rewrite(statement.into))
+        return statement
+
+    return edit_program(program, edit)
+
+
+def without_factor(expr: Expr, name: str) -> Expr:
+    """The expression with every product by variable `name` replaced by the other factor."""
+
+    def drop(node: Expr) -> Expr | None:
+        if node.op is not Op.MUL:
+            return None
+        sides = [side for side in node.args if not (side.op is Op.VAR and side.attr == name)]
+        return sides[0] if len(sides) == 1 else None
+
+    return transform(expr, drop)
+
+
+def is_name(operand: Operand, name: str) -> bool:
+    """Whether a gemm's operand is the tile of that name."""
+    return operand == name
+
+
+def whole_tile(tensor: str, leading: tuple[Expr, ...], tile: str) -> Ref:
+    """`tensor[leading…, tile, :]`."""
+    return Ref(tensor, (*leading, TileAxis(tile), All()))

@@ -1,0 +1,235 @@
+"""Transfer by rules: an expert's forward program and a spec -> the program that computes the spec.
+
+What the expert decided (grid, loops, order, where things live) is kept; what is computed is replaced. The pipeline is
+`PASSES`, in order; each is `f(program, spec) -> Program`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..dtypes import DType, Kind
+from ..errors import ScheduleError
+from ..expr import Expr, Op, apply, call, cast, const, free_vars, select, transform, var, walk
+from ..program import Fill, Gemm, Let, Load, Param, Program, Ref, Region, RegionParam, Statement, Store, TileLoop, statements
+from ..spec import MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, NormaliserKind, TensorSpec
+from .edit import edit_program, eliminate_dead, map_expressions, without_factor
+
+LOG2E = math.log2(math.e)
+ROLES = ("score", "keep")  # the regions that transfer replaces
+
+
+def transfer(reference: Program, spec: AttentionSpec) -> Program:
+    """The reference's orchestration with the spec's semantics.
+
+    Raises ScheduleError when the reference lacks something that a pass needs, naming it.
+    """
+    program = reference
+    for rewrite in PASSES:
+        program = rewrite(program, spec)
+    return program
+
+
+def bind_tensors(program: Program, spec: AttentionSpec) -> Program:
+    """Give the parameters the spec's element type and dims, and append its captured tensors.
+
+    needs: parameters q, k, v; one output named o.
+    """
+    names = {param.name for param in program.params}
+    if not {"q", "k", "v", "o"} <= names:
+        raise ScheduleError(f"transfer: {program.name} has parameters {sorted(names)}; q, k, v and o are needed")
+    taken = names | {s.name for s in statements(program.body) if isinstance(s, (Let, Fill, Load, Gemm))}
+    clash = sorted({tensor.name for tensor in spec.captured} & taken)
+    if clash:
+        raise ScheduleError(f"transfer: captured {clash} would hide names of {program.name}; rename the captured tensors")
+    inputs = [replace(p, dtype=spec.dtype) for p in program.params if p.name in ("q", "k", "v")]
+    outputs = [replace(p, dtype=spec.dtype) if p.name == "o" else p for p in program.params if p.is_output]
+    captured = [Param(t.name, t.dtype, t.dims) for t in spec.captured]
+    sizes = {**program.fixed, "D": spec.head_dim, "Dv": spec.value_dim}
+    return replace(program, name=spec.name, params=(*inputs, *captured, *outputs), sizes=tuple(sizes.items()))
+
+
+def set_regions(program: Program, spec: AttentionSpec) -> Program:
+    """Replace the bodies of the score and mask regions.
+
+    rewrite:
+        def score(s, b, h, i, j): return s      ->      return 50.0 * tanh(s * 0.0025)
+    needs: regions score and keep.
+    """
+    missing = [name for name in ROLES if name not in {region.name for region in program.regions}]
+    if missing:
+        raise ScheduleError(f"transfer: {program.name} has no region {missing[0]!r} to put the spec's into")
+    bodies = {"score": spec.score, "keep": spec.keep}
+    regions = [replace(r, body=bodies.get(r.name, r.body)) for r in program.regions]
+    if spec.normaliser.weight is not None:
+        regions.append(_region("weight", SCORE_PARAMETERS, spec.normaliser.weight))
+    return replace(program, regions=tuple(regions))
+
+
+def _region(name: str, params: tuple[str, ...], body: Expr) -> Region:
+    return Region(name, tuple(RegionParam(p, Kind.FLOAT if p == "s" else Kind.INT) for p in params), body)
+
+
+def add_sink(program: Program, spec: AttentionSpec) -> Program:
+    """Start the running maximum and sum from the sink's logit, as if it were one more key with a zero value.
+
+    rewrite:
+        peak = full(f32[m], -inf)               peak = full(f32[m], sink * log2(e))
+        mass = zeros(f32[m])            ->      mass = full(f32[m], where(sink == -inf, 0.0, 1.0))
+    needs: the running maximum starts at -inf and the running sum at 0 in tiles named peak and mass.
+    """
+    sink = spec.normaliser.sink
+    if sink is None:
+        return program
+    starts = {
+        "peak": sink * LOG2E,
+        "mass": select(apply(Op.EQ, sink, const(-math.inf)), 0.0, 1.0),
+    }
+    found = {s.name for s in statements(program.body) if isinstance(s, Fill)}
+    if not set(starts) <= found:
+        raise ScheduleError(f"transfer: {program.name} has no tiles peak and mass that a sink could start from")
+    return edit_program(
+        program, lambda s: replace(s, value=starts[s.name]) if isinstance(s, Fill) and s.name in starts else s
+    )
+
+
+def set_normaliser(program: Program, spec: AttentionSpec) -> Program:
+    """Replace the online softmax by elementwise weights.
+
+    rewrite:
+        x = where(keep(…) & (j < N), score(…) * 1.44, -inf)       x = score(…)
+        p = exp2(x - base)                                  ->    p = where(keep(…) & (j < N), weight(x, …), 0.0)
+        acc = gemm(p, v_tile, into=acc * rescale)                 acc = gemm(p, v_tile, into=acc)
+        mass = mass * rescale + total                             mass = mass + total        (row_sum only)
+        share = where(mass == 0.0, 0.0, 1.0 / mass)               share = 1.0 / (mass + epsilon), or 1.0
+    needs: the scores in a tile that applies `score`, the weights in a tile p = exp2(…), factors named rescale.
+    """
+    rule = spec.normaliser
+    if rule.kind is NormaliserKind.SOFTMAX:
+        return program
+    program = edit_program(program, _Reweight())
+    program = map_expressions(program, lambda e: without_factor(e, "rescale"))
+    program = edit_program(program, lambda s: _set_share(s, rule.kind, rule.epsilon))
+    return replace(program, params=tuple(p for p in program.params if p.name != "lse"))
+
+
+class _Reweight:
+    """Rewrites the score and weight statements of each loop, remembering the score's mask and indices."""
+
+    def __init__(self) -> None:
+        self.keep: Expr | None = None
+        self.indices: tuple[Expr, ...] = ()
+
+    def __call__(self, statement: Statement) -> Statement | tuple[Statement, ...]:
+        if isinstance(statement, Store) and statement.target.name == "lse":
+            return ()
+        if not isinstance(statement, Let):
+            return statement
+        score = next((e for e in walk(statement.value) if e.op is Op.CALL and e.attr == "score"), None)
+        if score is not None:
+            value = statement.value
+            self.keep = value.args[0] if value.op is Op.SELECT else None
+            self.indices = score.args[1:]
+            return replace(statement, value=score)
+        if statement.name == "p" and statement.value.op is Op.EXP2:
+            weight = call("weight", (_first_tile(statement.value), *self.indices), Kind.FLOAT)
+            return replace(statement, value=weight if self.keep is None else select(self.keep, weight, 0.0))
+        return statement
+
+
+def _first_tile(exponential: Expr) -> Expr:
+    """x of exp2(x - base)."""
+    inner = exponential.args[0]
+    return inner.args[0] if inner.op is Op.SUB else inner
+
+
+def _set_share(statement: Statement, kind: NormaliserKind, epsilon: float) -> Statement:
+    if not isinstance(statement, Let) or statement.name != "share":
+        return statement
+    mass = var("mass", Kind.FLOAT)
+    if kind is NormaliserKind.ELEMENTWISE:
+        return replace(statement, value=const(1.0))
+    divided = 1.0 / (mass + epsilon) if epsilon else select(apply(Op.EQ, mass, const(0.0)), 0.0, apply(Op.DIV, 1.0, mass))
+    return replace(statement, value=divided)
+
+
+def drop_unit_share(program: Program, spec: AttentionSpec) -> Program:
+    """Remove the multiplication by a share of one.
+
+    rewrite:
+        share = 1.0; store(o[…], acc * share)       ->      store(o[…], acc)
+    needs: nothing.
+    """
+    ones = {s.name for s in statements(program.body) if isinstance(s, Let) and s.value is const(1.0)}
+    for name in sorted(ones):
+        program = map_expressions(program, lambda e, name=name: without_factor(e, name))  # type: ignore[misc]
+    return program
+
+
+def drop_unmasked_predicate(program: Program, spec: AttentionSpec) -> Program:
+    """Where the mask is constant true, leave only the ragged tail's test.
+
+    rewrite:
+        where(keep(b, h, i, j) & (j < N), x, -inf)      ->      where(j < N, x, -inf)
+    needs: nothing.
+    """
+    if spec.keep is not const(True):
+        return program
+
+    def simplify(node: Expr) -> Expr | None:
+        if node.op is Op.AND and node.args[0].op is Op.CALL and node.args[0].attr == "keep":
+            return node.args[1]
+        return None
+
+    return map_expressions(program, lambda e: transform(e, simplify))
+
+
+def round_weights(program: Program, spec: AttentionSpec) -> Program:
+    """Round the weights to the operands' type before the second product, as tensor and dot-product units need.
+
+    rewrite:
+        acc = gemm(p, v_tile, …)        ->      p_low = bf16(p); acc = gemm(p_low, v_tile, …)
+    needs: nothing; float32 programs are left as they are.
+    """
+    if spec.dtype in (DType.F32, DType.F64):
+        return program
+    loaded = {s.name for s in statements(program.body) if isinstance(s, Load)}
+
+    def edit(statement: Statement) -> Statement | tuple[Statement, ...]:
+        if not isinstance(statement, Gemm) or not isinstance(statement.left, str) or statement.left in loaded:
+            return statement
+        low = f"{statement.left}_low"
+        rounded = Let(low, cast(var(statement.left, Kind.FLOAT), spec.dtype))
+        return rounded, replace(statement, left=low)
+
+    return edit_program(program, edit)
+
+
+def drop_dead(program: Program, spec: AttentionSpec) -> Program:
+    """`eliminate_dead`, and regions that nothing calls."""
+    program = eliminate_dead(program)
+    text = [e for s in statements(program.body) for e in _all_expressions(s)]
+    called = {str(e.attr) for expr in text for e in walk(expr) if e.op is Op.CALL}
+    return replace(program, regions=tuple(r for r in program.regions if r.name in called))
+
+
+def _all_expressions(statement: Statement) -> list[Expr]:
+    from .edit import expressions
+
+    return list(expressions(statement))
+
+
+PASSES: tuple[Callable[[Program, AttentionSpec], Program], ...] = (
+    bind_tensors,
+    set_regions,
+    add_sink,
+    set_normaliser,
+    drop_unit_share,
+    drop_unmasked_predicate,
+    round_weights,
+    drop_dead,
+)
+
+__all__ = ["PASSES", "Ref", "TensorSpec", "TileLoop", "free_vars", "transfer"]
