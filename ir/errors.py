@@ -73,7 +73,9 @@ class TilewrightError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 
-def _rebuild(kind: type[TilewrightError], args: tuple[object, ...], fields: dict[str, object]) -> TilewrightError:
+def _rebuild(
+    kind: type[TilewrightError], args: tuple[object, ...], fields: dict[str, object]
+) -> TilewrightError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(fields)
@@ -145,7 +147,7 @@ class ScheduleError(TilewrightError):
 
 
 class InterpreterError(TilewrightError):
-    """A program went wrong while it was executed; lines are the program lines in conflict, first cause first."""
+    """A program went wrong while it was executed; lines: the program lines in conflict, first cause first."""
 
     def __init__(self, reason: str, *lines: ProgramLine) -> None:
         self.reason = reason

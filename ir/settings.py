@@ -1,0 +1,69 @@
+"""Every environment variable Tilewright reads, in one place.
+
+    variable           values                                        default
+    TILEWRIGHT_CACHE   absolute folder for built kernels             tilewright in XDG_CACHE_HOME or ~/.cache
+    TILEWRIGHT_ISA     avx512bf16 | avx512 | avx2 | portable         the best this machine has
+    TILEWRIGHT_TRACE   0 | 1: print the IR before and after passes   0
+    CXX                the C++ compiler, arguments allowed           first of g++, clang++, c++ on PATH
+
+A variable that is set but empty counts as not set. Any other value is a SettingError.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import SettingError
+
+__all__ = ["ISAS", "Settings", "settings"]
+
+ISAS = ("avx512bf16", "avx512", "avx2", "portable")  # best first
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment asks for; None or () where it leaves the choice to us."""
+
+    cache: Path
+    isa: str | None
+    trace: bool
+    cxx: tuple[str, ...]
+
+
+def settings() -> Settings:
+    """The settings of this moment, read from the environment."""
+    return Settings(
+        cache=_cache_root(),
+        isa=_choice("TILEWRIGHT_ISA", ISAS),
+        trace=_choice("TILEWRIGHT_TRACE", ("0", "1")) == "1",
+        cxx=_words("CXX"),
+    )
+
+
+def _choice(name: str, allowed: tuple[str, ...]) -> str | None:
+    value = os.environ.get(name) or None
+    if value is not None and value not in allowed:
+        raise SettingError(f"{name}={value!r}: wanted one of {', '.join(allowed)}; unset it to let us choose")
+    return value
+
+
+def _words(name: str) -> tuple[str, ...]:
+    value = os.environ.get(name) or ""
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise SettingError(f"{name}={value!r}: not a command line ({error})") from error
+
+
+def _cache_root() -> Path:
+    asked = os.environ.get("TILEWRIGHT_CACHE")
+    if asked:
+        path = Path(asked).expanduser()
+        if not path.is_absolute():
+            raise SettingError(f"TILEWRIGHT_CACHE={asked!r}: wanted an absolute path")
+        return path
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "tilewright"
