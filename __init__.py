@@ -1,0 +1,97 @@
+"""Tilewright: a PyTorch attention function in, a verified fast kernel out.
+
+The public names load at first use, so that `import tilewright` does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .ir.errors import (
+        BuildError,
+        DeviceError,
+        DTypeError,
+        LoweringError,
+        MissingExtra,
+        ParseError,
+        ProgramError,
+        SettingError,
+        ShapeError,
+        TilewrightError,
+        ToolchainMissing,
+        UnsupportedSpec,
+        VerificationError,
+    )
+    from .ir.parser import parse_program, parse_spec
+    from .ir.program import Program
+    from .ir.spec import AttentionSpec
+    from .kernels.api import compile  # noqa: A004 - the public name
+    from .kernels.attention import attention
+    from .kernels.kernel import Kernel
+    from .kernels.report import Report
+    from .kernels.saved import load
+    from .kernels.version import VERSION as __version__
+
+_HOMES = {
+    "compile": "kernels.api",
+    "attention": "kernels.attention",
+    "Kernel": "kernels.kernel",
+    "Report": "kernels.report",
+    "load": "kernels.saved",
+    "Program": "ir.program",
+    "AttentionSpec": "ir.spec",
+    "parse_program": "ir.parser",
+    "parse_spec": "ir.parser",
+    "__version__": "kernels.version",
+    **dict.fromkeys(
+        (
+            "BuildError", "DTypeError", "DeviceError", "LoweringError", "MissingExtra", "ParseError",
+            "ProgramError", "SettingError", "ShapeError", "TilewrightError", "ToolchainMissing",
+            "UnsupportedSpec", "VerificationError",
+        ),
+        "ir.errors",
+    ),
+}  # fmt: skip
+
+__all__ = [
+    "AttentionSpec",
+    "BuildError",
+    "DTypeError",
+    "DeviceError",
+    "Kernel",
+    "LoweringError",
+    "MissingExtra",
+    "ParseError",
+    "Program",
+    "ProgramError",
+    "Report",
+    "SettingError",
+    "ShapeError",
+    "TilewrightError",
+    "ToolchainMissing",
+    "UnsupportedSpec",
+    "VerificationError",
+    "__version__",
+    "attention",
+    "compile",
+    "load",
+    "parse_program",
+    "parse_spec",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from where it lives."""
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    value: object = getattr(module, "VERSION" if name == "__version__" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,57 @@
+"""The public way in: `compile` a function or a spec into a Kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..ir.errors import UnsupportedSpec
+from ..ir.spec import AttentionSpec
+from .kernel import Kernel, Specialiser
+from .options import Options
+from .specialisers import FunctionSpecialiser, SpecSpecialiser
+
+__all__ = ["compile"]
+
+
+def compile(  # noqa: A001, PLR0913 - the name and the options are public contract
+    spec: Callable[..., Any] | AttentionSpec,
+    target: str = "auto",
+    backward: bool = False,
+    deterministic: bool = False,
+    engine: str = "rules",
+    *,
+    arch: str | None = None,
+    example: Sequence[torch.Tensor] | None = None,
+    verify: bool = True,
+) -> Kernel:
+    """Make a fast attention kernel of a plain PyTorch function f(q, k, v, *captured) -> o.
+
+    q [B, Hq, M, D], k [B, Hkv, N, D], v [B, Hkv, N, Dv] in float32, bfloat16 or float16 -> o [B, Hq, M, Dv].
+
+    spec: the function, or an AttentionSpec. target: "cpu", "triton", or "auto" (the GPU if the tensors are
+    on one). deterministic: the forward always gives the same bits, so this changes nothing until there is a
+    backward. arch: the target's architecture (None: this machine's). example: (q, k, v, *captured) to trace
+    with at once; without it tracing waits for the first call. verify: check each specialisation against the
+    function in fp64.
+
+    Raises UnsupportedSpec for what cannot be compiled, LoweringError for what the target cannot express,
+    BuildError when the compiler fails, VerificationError when the kernel disagrees with the function.
+    """
+    options = Options(target, arch, backward, deterministic, engine, verify)
+    kernel = Kernel(_specialiser(spec, options))
+    if example is not None:
+        kernel.prepare(*example)
+    return kernel
+
+
+def _specialiser(spec: object, options: Options) -> Specialiser:
+    if isinstance(spec, AttentionSpec):
+        return SpecSpecialiser(spec, options)
+    if callable(spec):
+        return FunctionSpecialiser(spec, options)
+    raise UnsupportedSpec(
+        f"compile takes a function f(q, k, v, *captured) or an AttentionSpec; got {type(spec).__name__}"
+    )

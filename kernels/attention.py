@@ -1,0 +1,99 @@
+"""`attention(q, k, v, score_mod, mask_mod)`: FlexAttention's pair of callables, compiled once per pair.
+
+The callables are put into the eager formula with index tensors that broadcast, and that function is
+compiled like any other. Tensors in their closures become captured tensors, so new values never recompile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from ..ir.errors import ShapeError
+from .arguments import check_attention
+from .closures import Captures
+from .kernel import Kernel, Output
+from .options import Options
+from .specialisers import FunctionSpecialiser
+
+__all__ = ["attention"]
+
+Modifier = Callable[..., torch.Tensor] | None
+MAX_KERNELS = 256
+
+_kernels: dict[Hashable, Kernel] = {}
+_lock = threading.Lock()
+
+
+def attention(  # noqa: PLR0913 - the signature is public contract
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    score_mod: Modifier = None,
+    mask_mod: Modifier = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    deterministic: bool = False,
+    return_lse: bool = False,
+) -> Output:
+    """Attention with a score modification and a mask, compiled at the first call of each pair.
+
+    q [B, Hq, M, D], k [B, Hkv, N, D], v [B, Hkv, N, Dv] -> o [B, Hq, M, Dv] (and lse [B, Hq, M], natural
+    logarithm). score_mod(score, b, h, q_idx, kv_idx) -> score; mask_mod(b, h, q_idx, kv_idx) -> bool, True
+    where a query sees a key. scale: of q · k, 1/sqrt(D) when None. enable_gqa: allow Hq to be a multiple of
+    Hkv. deterministic: the forward always is. Raises UnsupportedSpec, ShapeError, DTypeError, DeviceError.
+    """
+    captures = Captures((score_mod, mask_mod))
+    key = captures.key, scale
+    kernel = _kernels.get(key)
+    if kernel is None:
+        check_attention((q, k, v))
+        kernel = _new_kernel(key, captures, (score_mod, mask_mod), scale)
+    if not enable_gqa and q.dim() == 4 and k.dim() == 4 and q.shape[1] != k.shape[1]:
+        raise ShapeError(
+            f"q has Hq={q.shape[1]} heads and k has Hkv={k.shape[1]}; pass enable_gqa=True to share heads"
+        )
+    return kernel(q, k, v, *captures.tensors, return_lse=return_lse)
+
+
+def _new_kernel(
+    key: Hashable, captures: Captures, modifiers: tuple[Modifier, Modifier], scale: float | None
+) -> Kernel:
+    with _lock:
+        if len(_kernels) >= MAX_KERNELS:
+            _kernels.clear()
+        function = _eager(captures, modifiers, scale)
+        return _kernels.setdefault(key, Kernel(FunctionSpecialiser(function, Options())))
+
+
+def _eager(
+    captures: Captures, modifiers: tuple[Modifier, Modifier], scale: float | None
+) -> Callable[..., torch.Tensor]:
+    """The formula as a plain PyTorch function of q, k, v and the captured tensors."""
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *captured: torch.Tensor) -> torch.Tensor:
+        score_mod, mask_mod = (m and captures.rebuild(m, captured) for m in modifiers)
+        group = q.shape[1] // k.shape[1]
+        if group > 1:
+            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        index = _indices(scores)
+        if score_mod is not None:
+            scores = score_mod(scores, *index)
+        if mask_mod is not None:
+            scores = torch.where(mask_mod(*index), scores, float("-inf"))
+        return torch.softmax(scores, dim=-1) @ v
+
+    return attention
+
+
+def _indices(scores: torch.Tensor) -> list[torch.Tensor]:
+    """b, h, q_idx, kv_idx as index tensors that broadcast to the scores' shape."""
+    shapes: tuple[Any, ...] = ((-1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (1, 1, 1, -1))
+    return [
+        torch.arange(size, device=scores.device).reshape(shape)
+        for size, shape in zip(scores.shape, shapes, strict=True)
+    ]

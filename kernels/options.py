@@ -1,0 +1,47 @@
+"""How to compile: the choices a caller makes, checked once, and the refusals for what is not there yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.errors import UnsupportedSpec
+
+__all__ = ["Options"]
+
+NOT_YET = {
+    "cuda": "target 'cuda' is not available in this release; on NVIDIA GPUs use target='triton'",
+    "llm": "engine 'llm' is not available in this release; use engine='rules'",
+    "backward": (
+        "backward=True: gradients are not available in this release; compile the forward (backward=False) "
+        "and keep the PyTorch function for training"
+    ),
+}
+TARGETS = ("auto", "cpu", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """target: auto, cpu or triton. arch: the target's, None for this machine's. verify: check when built."""
+
+    target: str = "auto"
+    arch: str | None = None
+    backward: bool = False
+    deterministic: bool = False
+    engine: str = "rules"
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compiled. The forward is deterministic as it is: no option changes it."""
+        for asked in (self.target, self.engine, "backward" if self.backward else ""):
+            if asked in NOT_YET:
+                raise UnsupportedSpec(NOT_YET[asked])
+        if self.target not in TARGETS:
+            raise UnsupportedSpec(f"target {self.target!r}: wanted one of {', '.join(TARGETS)}")
+        if self.engine != "rules":
+            raise UnsupportedSpec(f"engine {self.engine!r}: wanted 'rules'")
+
+    def resolve_target(self, device_type: str) -> str:
+        """The target for tensors on a device: `auto` is triton for tensors on a GPU, else cpu."""
+        if self.target != "auto":
+            return self.target
+        return "triton" if device_type == "cuda" else "cpu"

@@ -1,0 +1,158 @@
+"""What a case should give, in fp64, and how far a kernel may be off.
+
+The truth is the user's own function, run in fp64 with every cast to a lower precision raised to fp64;
+without a function, the spec's formula. Two things are defined by us: a row that keeps no key is o = 0,
+lse = -inf; and lse itself. The budget is twice the sum of the error that the same mathematics makes in low
+precision (the spec's formula in float32 with rounded weights; the worst of a few orders of summing) and one
+rounding of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..ir.errors import UnsupportedSpec
+from ..ir.evaluate import Array
+from ..ir.reference import reference
+from ..ir.spec import AttentionSpec
+from .dtypes import to_torch
+from .lowprecision import low_precision
+
+__all__ = ["Expected", "Truth", "distance", "expect"]
+
+Function = Callable[..., Any]
+LOW = {torch.float16, torch.bfloat16, torch.float32}
+DRAWS = 2
+FLOAT32_EPSILON = float(torch.finfo(torch.float32).eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """An output's exact values [fp64] and the absolute error allowed."""
+
+    exact: Array
+    budget: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a case should give. `blame` says, when the kernel disagrees, whether the spec does as well."""
+
+    o: Truth
+    lse: Truth
+    blame: str
+
+
+def expect(function: Function | None, spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> Expected:
+    """Run the oracle. Whatever the user's function raises on these tensors passes through."""
+    arrays = [_array(tensor) for tensor in tensors]
+    spec_o, spec_lse = reference(spec, *arrays)
+    exact = spec_o
+    if function is not None:
+        exact = _with_defined_rows(_exactly(function, tensors), spec_o, spec_lse, arrays[2])
+    low = _low_precision_errors(spec, arrays, exact, spec_lse)
+    rounding = float(torch.finfo(to_torch(spec.dtype)).eps) * _magnitude(exact)
+    lse_rounding = FLOAT32_EPSILON * max(_magnitude(spec_lse), 1.0)
+    o, lse = Truth(exact, 2 * (low[0] + rounding)), Truth(spec_lse, 2 * (low[1] + lse_rounding))
+    agrees = distance(spec_o, exact) <= o.budget
+    blame = (
+        "the spec agrees with the function" if agrees else "the lifted spec already differs from the function"
+    )
+    return Expected(o, lse, blame)
+
+
+def _low_precision_errors(
+    spec: AttentionSpec, arrays: Sequence[Array], o: Array, lse: Array
+) -> tuple[float, float]:
+    """The largest errors of o and lse over a few orders of summing q · k, each as good as any other."""
+    errors = [(0.0, 0.0)]
+    for draw in range(DRAWS):
+        order = np.random.default_rng(draw).permutation(spec.head_dim)
+        low_o, low_lse = low_precision(spec, arrays[0][..., order], arrays[1][..., order], *arrays[2:])
+        errors.append((distance(low_o, o, strict=False), distance(low_lse, lse, strict=False)))
+    return max(error[0] for error in errors), max(error[1] for error in errors)
+
+
+def distance(got: Array, exact: Array, *, strict: bool = True) -> float:
+    """Largest absolute difference; inf where NaN or infinities stand in different places.
+
+    strict=False leaves such places out: a low-precision run may overflow where the truth does not.
+    """
+    if got.shape != exact.shape:
+        return float("inf")
+    finite = np.isfinite(exact) & np.isfinite(got)
+    with np.errstate(invalid="ignore"):
+        same = finite | (got == exact) | (np.isnan(got) & np.isnan(exact))
+    if strict and not same.all():
+        return float("inf")
+    return float(np.abs(got[finite] - exact[finite]).max(initial=0.0))
+
+
+def _magnitude(values: Array) -> float:
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    """As NumPy; bf16, which NumPy lacks, as float32."""
+    tensor = tensor.detach().cpu()
+    return np.asarray((tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy())
+
+
+def _with_defined_rows(user: Array, spec_o: Array, spec_lse: Array, v: Array) -> Array:
+    """The user's output with the rows that keep no key set to zero.
+
+    PyTorch gives NaN there, or (masks of a large negative number) the mean of all values. Any other value
+    is kept, so that a spec which masks too much is found out.
+    """
+    if user.shape != spec_o.shape:
+        return user
+    group = spec_o.shape[1] // max(v.shape[1], 1)
+    with np.errstate(all="ignore"):
+        mean = np.repeat(v.astype(np.float64), group, axis=1).sum(axis=2, keepdims=True) / max(v.shape[2], 1)
+    undefined = np.isnan(user).all(axis=-1) | np.isclose(user, mean, rtol=1e-4, atol=1e-6).all(axis=-1)
+    return np.where((np.isneginf(spec_lse) & undefined)[..., None], 0.0, user)
+
+
+def _exactly(function: Function, tensors: Sequence[torch.Tensor]) -> Array:
+    """The user's function in fp64."""
+    raised = [
+        tensor.to(torch.float64) if tensor.is_floating_point() else tensor.clone() for tensor in tensors
+    ]
+    with torch.no_grad(), _default_float64(), _RaisePrecision():  # type: ignore[no-untyped-call]
+        return _output(function(*raised)).astype(np.float64)
+
+
+def _output(result: Any) -> Array:
+    """The attention output of a function's result: the tensor, or the first of a tuple."""
+    first = result[0] if isinstance(result, (tuple, list)) and result else result
+    if not isinstance(first, torch.Tensor):
+        raise UnsupportedSpec(f"the function returned {type(first).__name__}; wanted a tensor [B, Hq, M, Dv]")
+    return _array(first)
+
+
+@contextmanager
+def _default_float64() -> Iterator[None]:
+    """Tensors that the function makes without naming a type are fp64 (process-wide while it runs)."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _RaisePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every operation that names a lower floating type gets fp64 instead."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in LOW:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)

@@ -1,0 +1,165 @@
+"""A kernel as a directory: source, program.txt, spec.txt, manifest.json. Nothing in it is ever executed.
+
+Loading parses the program's text, lowers it again and compares with the saved source, so a directory can do
+no more than the program that one can read in it. The manifest's hashes find damaged files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..ir.errors import TilewrightError
+from ..ir.parser import parse_program, parse_spec
+from ..ir.printer import print_program, print_spec
+from .compiled import Compiled, lower_program
+from .kernel import Kernel
+from .report import Report
+from .specialisers import FixedSpecialiser
+from .version import VERSION
+
+__all__ = ["load", "load_compiled", "manifest_of", "save"]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PROGRAM = "program.txt"
+SPEC = "spec.txt"
+MAX_FILE_BYTES = 4 << 20
+LOADABLE = {"cpu", "triton"}
+
+
+def save(compiled: Compiled, directory: Path) -> Path:
+    """Write a kernel's files, each whole or not at all, the manifest last; returns the directory."""
+    files = contents(compiled)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        _write(directory / name, text)
+    _write(directory / MANIFEST, json.dumps(manifest_of(compiled, files), indent=2) + "\n")
+    return directory
+
+
+def contents(compiled: Compiled) -> dict[str, str]:
+    """The saved files but the manifest, by name."""
+    files = {source_name(compiled): compiled.lowered.source, PROGRAM: print_program(compiled.program)}
+    if compiled.spec is not None:
+        files[SPEC] = print_spec(compiled.spec)
+    return files
+
+
+def source_name(compiled: Compiled) -> str:
+    """The source's file name: kernel.cpp, kernel.py, …"""
+    return "kernel." + compiled.lowered.extension.lstrip(".")
+
+
+def manifest_of(compiled: Compiled, files: dict[str, str]) -> dict[str, Any]:
+    """What the directory holds and how it came about; plain data."""
+    report = compiled.report
+    return {
+        "format": FORMAT,
+        "name": compiled.program.name,
+        "tilewright": VERSION,
+        "target": compiled.lowered.target,
+        "arch": compiled.lowered.arch,
+        "dtype": compiled.inputs[0].dtype.value,
+        "inputs": [{"name": t.name, "dtype": t.dtype.value, "dims": list(t.dims)} for t in compiled.inputs],
+        "outputs": [{"name": p.name, "dtype": p.dtype.value, "dims": list(p.dims)} for p in compiled.outputs],
+        "sizes": compiled.fixed,
+        "source": source_name(compiled),
+        "sha256": {name: _sha256(text) for name, text in files.items()},
+        "verified": report is not None and report.verified,
+        "report": None if report is None else report.to_json(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+
+
+def load(directory: str | os.PathLike[str]) -> Kernel:
+    """A saved kernel; nothing is traced. TilewrightError for a directory that is damaged or changed."""
+    return Kernel(FixedSpecialiser(load_compiled(Path(directory))))
+
+
+def load_compiled(directory: Path) -> Compiled:
+    """Read, check and lower again. A directory from another version of Tilewright is lowered by this one."""
+    manifest = _read_manifest(directory)
+    texts = {name: _read_checked(directory, name, digest) for name, digest in manifest["sha256"].items()}
+    if PROGRAM not in texts or manifest["source"] not in texts:
+        raise TilewrightError(
+            f"{directory}: {MANIFEST} does not list {PROGRAM} and the source; save the kernel again"
+        )
+    spec = parse_spec(texts[SPEC]) if SPEC in texts else None
+    compiled = lower_program(parse_program(texts[PROGRAM]), manifest["target"], manifest["arch"], spec=spec)
+    same = compiled.lowered.source == texts[manifest["source"]]
+    if not same and manifest["tilewright"] == VERSION:
+        raise TilewrightError(
+            f"{directory}: {manifest['source']} is not what {PROGRAM} lowers to; to change it, edit the "
+            f"program and run `tilewright lower {PROGRAM} --target {manifest['target']} --out NEW_DIR`"
+        )
+    if same and manifest["report"] is not None:
+        compiled.report = manifest["report"]
+    return compiled
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest with its fields checked for type, so that the rest can rely on them."""
+    try:
+        data = json.loads(_read(directory / MANIFEST))
+        fields = {"format": int, "tilewright": str, "target": str, "arch": str, "source": str, "sha256": dict}
+        if not all(isinstance(data[name], kind) for name, kind in fields.items()):
+            raise TypeError("a field of the wrong type")
+        if data["format"] != FORMAT or data["target"] not in LOADABLE:
+            raise ValueError(f"format {data['format']}, target {data['target']!r}")
+        data["report"] = None if data.get("report") is None else Report.from_json(data["report"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TilewrightError(
+            f"{directory / MANIFEST} is not a kernel's manifest ({error}); save the kernel again"
+        ) from None
+    result: dict[str, Any] = data
+    return result
+
+
+def _read_checked(directory: Path, name: str, digest: object) -> str:
+    if Path(name).name != name:
+        raise TilewrightError(f"{directory}: {MANIFEST} names {name!r}, which is not a plain file name")
+    text = _read(directory / name)
+    if _sha256(text) != digest:
+        raise TilewrightError(
+            f"{directory / name} is not the file that was saved (its hash differs); save the kernel again"
+        )
+    return text
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise TilewrightError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so it is not a kernel's file")
+        return data.decode()
+    except OSError as error:
+        raise TilewrightError(
+            f"{path}: {error.strerror}; wanted a directory written by kernel.save"
+        ) from None
+    except UnicodeDecodeError:
+        raise TilewrightError(f"{path}: not UTF-8 text; save the kernel again") from None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,117 @@
+"""Run a kernel (or a program in the interpreter) on its cases against the oracle."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..ir.errors import TilewrightError
+from ..ir.program import Program
+from ..ir.spec import AttentionSpec
+from .arguments import bind_sizes
+from .cases import Case, cases_for, small_cases
+from .compiled import Compiled
+from .oracle import Expected, Function, Truth, distance, expect
+from .report import CaseResult, Report
+from .tensors import case_tensors
+
+__all__ = ["Subject", "verify_compiled", "verify_program"]
+
+Run = Callable[[Sequence[torch.Tensor], dict[str, int]], dict[str, torch.Tensor]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is claimed: `spec` (and `function`, when there is one), with the example it was lifted with."""
+
+    spec: AttentionSpec
+    function: Function | None = None
+    example: Sequence[torch.Tensor] | None = None
+
+    @property
+    def own_sizes(self) -> dict[str, int]:
+        """Sizes that only captured tensors have, from the example; 7 where there is none."""
+        if self.example is not None:
+            return bind_sizes(self.spec.tensors, self.example)
+        return {dim: 7 for tensor in self.spec.captured for dim in tensor.dims if isinstance(dim, str)}
+
+
+def verify_compiled(
+    compiled: Compiled, subject: Subject, *, thorough: bool = False, progress: Progress | None = None
+) -> Report:
+    """The built kernel against the subject. Builds it if need be; never raises for a wrong result."""
+    cases = cases_for(compiled.program, thorough=thorough)
+    device = torch.device("cpu" if compiled.lowered.target == "cpu" else "cuda")
+    rows = _run_cases(_Checker(subject, compiled.run, compiled.fixed, device), cases, progress)
+    return Report(rows)
+
+
+def verify_program(program: Program, subject: Subject, *, progress: Progress | None = None) -> Report:
+    """The program's meaning, by the interpreter on small cases, against the subject; needs no target."""
+    from .interpreted import run_program
+
+    def run(tensors: Sequence[torch.Tensor], sizes: dict[str, int]) -> dict[str, torch.Tensor]:
+        return run_program(program, tensors, sizes)
+
+    checker = _Checker(subject, run, program.fixed, torch.device("cpu"))
+    return Report(_run_cases(checker, small_cases(program), progress), method="program in the interpreter")
+
+
+def _run_cases(checker: _Checker, cases: Sequence[Case], progress: Progress | None) -> tuple[CaseResult, ...]:
+    rows: list[CaseResult] = []
+    for number, case in enumerate(cases):
+        rows += checker.check(case)
+        if progress is not None:
+            progress(number + 1, len(cases))
+    return tuple(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checker:
+    """Checks one case at a time."""
+
+    subject: Subject
+    run: Run
+    fixed: dict[str, int]
+    device: torch.device
+
+    def check(self, case: Case) -> list[CaseResult]:
+        """A row per output; one skipped row when the user's function itself does not take these sizes."""
+        subject = self.subject
+        tensors = case_tensors(subject.spec, case, subject.example, subject.own_sizes)
+        tensors = [tensor.to(self.device) for tensor in tensors] if self.device.type != "cpu" else tensors
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                expected = expect(subject.function, subject.spec, tensors)
+        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+            return [
+                CaseResult(case.name, skipped=True, note=f"the function itself fails: {_first_line(error)}")
+            ]
+        try:
+            sizes = {**self.fixed, **bind_sizes(subject.spec.tensors, tensors)}
+            got = self.run(tensors, sizes)
+        except TilewrightError as error:
+            return [CaseResult(case.name, error=float("inf"), note=_first_line(error))]
+        return _compare(case, got, expected)
+
+
+def _compare(case: Case, got: dict[str, torch.Tensor], expected: Expected) -> list[CaseResult]:
+    truths: dict[str, Truth] = {"o": expected.o, "lse": expected.lse}
+    rows = []
+    for name, tensor in got.items():
+        truth = truths[name]
+        error = distance(np.asarray(tensor.double().cpu().numpy()), truth.exact)
+        note = "" if error <= truth.budget else f"({expected.blame})"
+        rows.append(CaseResult(case.name, name, error, truth.budget, note=note))
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
