@@ -89,9 +89,9 @@ class Region:
 class Alloc:
     """A buffer. `space`: global (seen by all grids), shared (one per block) or register (one per role worker).
 
-    `layout` says how a target places the last two dimensions: "rows" (as written), "columns:T" (per tile of T rows,
-    transposed), "row_pairs:T" / "column_pairs:T" (two consecutive elements of the contracted dimension interleaved,
-    as dot-product instructions read them) or "swizzle:B" (XOR swizzle over B bytes). It never changes meaning.
+    `layout` says how a target places the last two dimensions: "rows" (as written), "rows:T" (blocks of T rows, packed
+    for products along the rows), "columns:T" (blocks of T rows, packed for products along the columns, so transposed) or
+    "swizzle:B" (XOR swizzle over B bytes). It never changes meaning.
     """
 
     name: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from .dtypes import DType, Kind
 from .errors import ProgramError, ProgramLine
-from .expr import Expr, Op
+from .expr import Expr, Op, walk
 from .printer import Path, listing
 from .program import (
     All, Alloc, Barriers, Block, Fill, Gemm, Grid, If, Let, Load, Operand, Param, Program, RangeLoop, Reduce, ReduceAdd,
@@ -44,15 +44,18 @@ class Shapes:
         return self.tiles[axis].tile if axis in self.tiles else self.sizes[axis]
 
     def axes(self, expr: Expr) -> tuple[str, ...]:
-        """Axes of a tile expression: those of the operand that has them all, else in order of appearance."""
-        if expr.op is Op.VAR:
-            known = self.names.get(str(expr.attr))
-            return known.axes if known else ()
-        if expr.op is Op.INDEX:
-            return (str(expr.attr),)
-        parts = [self.axes(arg) for arg in expr.args]
-        union = tuple(dict.fromkeys(axis for part in parts for axis in part))
-        return next((part for part in parts if len(part) == len(union)), union)
+        """Axes of a tile expression, in the order of a tile it reads that has them all, else in order of binding."""
+        found: dict[str, None] = {}
+        tiles: list[tuple[str, ...]] = []
+        for node in walk(expr):
+            if node.op is Op.VAR and str(node.attr) in self.names:
+                tiles.append(self.names[str(node.attr)].axes)
+                found |= dict.fromkeys(tiles[-1])
+            elif node.op is Op.INDEX:
+                found[str(node.attr)] = None
+        whole = next((axes for axes in tiles if len(axes) == len(found)), None)
+        order = [*self.tiles, *self.sizes]
+        return whole if whole is not None else tuple(sorted(found, key=order.index))
 
     def type_of(self, expr: Expr) -> TileType:
         """Element type and axes of an expression; an outermost cast decides the element type."""

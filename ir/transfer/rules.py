@@ -15,7 +15,7 @@ from ..errors import ScheduleError
 from ..expr import Expr, Op, apply, call, cast, const, free_vars, select, transform, var, walk
 from ..program import Fill, Gemm, Let, Load, Param, Program, Ref, Region, RegionParam, Statement, Store, TileLoop, statements
 from ..spec import MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, NormaliserKind, TensorSpec
-from .edit import edit_program, eliminate_dead, map_expressions, without_factor
+from ..edit import edit_program, eliminate_dead, map_expressions, without_factor
 
 LOG2E = math.log2(math.e)
 ROLES = ("score", "keep")  # the regions that transfer replaces
@@ -216,7 +216,7 @@ def drop_dead(program: Program, spec: AttentionSpec) -> Program:
 
 
 def _all_expressions(statement: Statement) -> list[Expr]:
-    from .edit import expressions
+    from ..edit import expressions
 
     return list(expressions(statement))
 

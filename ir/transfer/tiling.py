@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..dtypes import DType
 from ..errors import ScheduleError
 from ..expr import Op, var
 from ..program import (
     Alloc, Gemm, Grid, Load, Program, Ref, Statement, Store, TileAt, TileAxis, TileLoop, Tiles, statements,
 )  # fmt: skip
 from ..shapes import Shapes, infer
-from .edit import edit_program
+from ..edit import edit_program
 
 
 def retile(program: Program, tiles: Mapping[str, int]) -> Program:
@@ -55,7 +54,7 @@ def set_launch(program: Program, warps: int | None, stages: int) -> Program:
     return edit_program(program, edit)
 
 
-def pack_operands(program: Program, dtype: DType) -> Program:
+def pack_operands(program: Program) -> Program:
     """Copy the right operands of matrix products once, into the layout that the product's inner loop reads.
 
     rewrite:
@@ -69,7 +68,7 @@ def pack_operands(program: Program, dtype: DType) -> Program:
     """
     shapes = infer(program)
     packed: dict[str, tuple[Load, str]] = {}
-    for load, layout in _right_operands(program, shapes, dtype):
+    for load, layout in _right_operands(program, shapes):
         known = packed.setdefault(load.source.name, (load, layout))
         if known[1] != layout:
             return program  # one tensor read in two ways: leave it where it is
@@ -77,7 +76,7 @@ def pack_operands(program: Program, dtype: DType) -> Program:
     copies: list[Statement] = []
     for tensor, (load, layout) in packed.items():
         dims = tuple(var(dim) for dim in shapes.dims(tensor))
-        allocs.append(Alloc(f"{tensor}_pack", dtype, dims, "global", layout))
+        allocs.append(Alloc(f"{tensor}_pack", shapes.dtype(tensor), dims, "global", layout))
         target = Ref(f"{tensor}_pack", load.source.indices)
         copies += [
             Load(f"{tensor}_block", load.source),
@@ -96,7 +95,7 @@ def pack_operands(program: Program, dtype: DType) -> Program:
     return replace(moved, body=(*allocs, grid, *moved.body))
 
 
-def _right_operands(program: Program, shapes: Shapes, dtype: DType) -> list[tuple[Load, str]]:
+def _right_operands(program: Program, shapes: Shapes) -> list[tuple[Load, str]]:
     """Loads that feed a product from the right, each with the layout that suits it."""
     loads = {s.name: s for s in statements(program.body) if isinstance(s, Load)}
     found = []
@@ -109,9 +108,7 @@ def _right_operands(program: Program, shapes: Shapes, dtype: DType) -> list[tupl
         order = "rows" if axes[-1] in result else "columns"
         row = load.source.indices[-2]
         if isinstance(row, TileAxis) and all(getattr(i, "op", Op.VAR) is Op.VAR for i in load.source.indices):
-            pairs = "" if dtype is DType.F32 else ("_pairs" if order == "rows" else "_pairs")
-            name = order if not pairs else order.removesuffix("s") + pairs
-            found.append((load, f"{name}:{shapes.tiles[row.name].tile}"))
+            found.append((load, f"{order}:{shapes.tiles[row.name].tile}"))
     return found
 
 

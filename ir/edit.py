@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ..expr import Expr, Op, transform, walk
-from ..program import (
+from .expr import Expr, Op, transform, walk
+from .program import (
     All, Arrive, Block, Copy, Fill, Gemm, Grid, If, Let, Load, Operand, Program, RangeLoop, Reduce, ReduceAdd, Ref,
     Statement, Store, TileAt, TileAxis, TileLoop, Tiles, Wait, statements,
 )  # fmt: skip

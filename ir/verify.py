@@ -1,0 +1,194 @@
+"""Validity of programs: a table of rules, each a function that yields what breaks it and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .dtypes import Kind
+from .errors import ProgramError
+from .expr import Expr, Op, walk
+from .printer import Path
+from .program import (
+    Alloc, Barriers, Block, Fill, Grid, Let, Load, Param, Program, ReduceAdd, Role, Statement, Store, TileLoop, statements,
+)  # fmt: skip
+from .shapes import Shapes, infer, program_line
+from .edit import expressions, names_read, references
+
+Breach = tuple[str, Path | None]  # what is wrong, and the statement it is in
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the rules look at."""
+
+    program: Program
+    shapes: Shapes
+    placed: tuple[tuple[Path, Statement], ...]
+
+
+def verify(program: Program) -> Shapes:
+    """Check every rule; the program's types when it is valid.
+
+    Raises ProgramError with the rule's name, the reason and the line.
+    """
+    shapes = infer(program)
+    context = Context(program, shapes, tuple(_placed(program.body, ())))
+    for name, rule in RULES.items():
+        for reason, path in rule(context):
+            raise ProgramError(name, reason, None if path is None else program_line(program, path))
+    return shapes
+
+
+def _placed(body: tuple[Statement, ...], path: Path) -> Iterator[tuple[Path, Statement]]:
+    for position, statement in enumerate(body):
+        here = (*path, position)
+        yield here, statement
+        if isinstance(statement, Block):
+            yield from _placed(statement.body, here)
+
+
+def _outputs_written(context: Context) -> Iterator[Breach]:
+    written = {s.target.name for _, s in context.placed if isinstance(s, (Store, ReduceAdd))}
+    written |= {ref.name for _, s in context.placed if type(s).__name__ == "Copy" for ref in references(s)}
+    for param in context.program.params:
+        if param.is_output and param.name not in written:
+            yield f"output {param.name!r} is never stored to", None
+
+
+def _inputs_only_read(context: Context) -> Iterator[Breach]:
+    inputs = {p.name for p in context.program.params if not p.is_output}
+    for path, statement in context.placed:
+        if isinstance(statement, (Store, ReduceAdd)) and statement.target.name in inputs:
+            yield f"{statement.target.name!r} is an input; declare it out(…) to store to it", path
+
+
+def _grids_outermost(context: Context) -> Iterator[Breach]:
+    for path, statement in context.placed:
+        if isinstance(statement, Grid) and len(path) > 1:
+            yield "a grid inside another block", path
+        if not isinstance(statement, (Grid, Alloc)) and len(path) == 1:
+            yield "a statement outside of every grid; only alloc may stand there", path
+
+
+def _names_bound(context: Context) -> Iterator[Breach]:
+    """Every tile and scalar is bound on every way to its use: earlier in its block or in one around it."""
+    known = {dim for p in context.program.params for dim in p.dims if isinstance(dim, str)}
+    known |= {"B", "Hq", "Hkv", "M", "N", "D", "Dv", *context.program.fixed}
+    yield from _names_in(context.program.body, (), known)
+
+
+def _names_in(body: tuple[Statement, ...], path: Path, known: set[str]) -> Iterator[Breach]:
+    known = set(known)
+    for position, statement in enumerate(body):
+        here = (*path, position)
+        known |= _binds_before(statement)
+        for name in sorted(names_read(statement) - known):
+            yield f"{name!r} is read before it is bound", here
+        if isinstance(statement, Block):
+            yield from _names_in(statement.body, here, known)
+        name = getattr(statement, "name", None)
+        if isinstance(name, str):
+            known.add(name)
+
+
+def _binds_before(statement: Statement) -> set[str]:
+    if isinstance(statement, Grid):
+        return set(statement.names)
+    if isinstance(statement, Role):
+        return {statement.worker} if statement.worker else set()
+    return {statement.name} if isinstance(statement, Block) and hasattr(statement, "name") else set()
+
+
+def _calls_fit(context: Context) -> Iterator[Breach]:
+    regions = {region.name: region for region in context.program.regions}
+    for path, statement in context.placed:
+        for expr in expressions(statement):
+            for node in walk(expr):
+                if node.op is Op.CALL:
+                    yield from ((reason, path) for reason in _call_breaches(node, regions))
+
+
+def _call_breaches(node: Expr, regions: dict[str, object]) -> Iterator[str]:
+    region = regions.get(str(node.attr))
+    params = getattr(region, "params", None)
+    if params is None:
+        yield f"{node.attr!r} is not a region of this program"
+    elif len(params) != len(node.args):
+        yield f"{node.attr} takes {len(params)} arguments, {len(node.args)} are given"
+    else:
+        for param, arg in zip(params, node.args, strict=True):
+            if (param.kind is Kind.BOOL) != (arg.kind is Kind.BOOL) or (
+                param.kind is Kind.INT and arg.kind is Kind.FLOAT
+            ):
+                yield f"{node.attr}: parameter {param.name!r} is {param.kind.value}, the argument {arg.kind.value}"
+
+
+def _loads_fit(context: Context) -> Iterator[Breach]:
+    tensors = context.shapes.tensors
+    for path, statement in context.placed:
+        for expr in expressions(statement):
+            yield from ((reason, path) for reason in _load_breaches(expr, context.shapes, set(tensors)))
+    for region in context.program.regions:
+        for reason in _load_breaches(region.body, context.shapes, set(tensors)):
+            yield f"region {region.name}: {reason}", None
+
+
+def _load_breaches(expr: Expr, shapes: Shapes, tensors: set[str]) -> Iterator[str]:
+    for node in walk(expr):
+        if node.op is not Op.LOAD:
+            continue
+        name = str(node.attr)
+        if name not in tensors:
+            yield f"{name!r} is not a tensor of this program"
+        elif len(shapes.dims(name)) != len(node.args):
+            yield f"{name} has {len(shapes.dims(name))} dimensions, but {len(node.args)} indices are given"
+
+
+def _domains_are_predicates(context: Context) -> Iterator[Breach]:
+    for path, statement in context.placed:
+        if isinstance(statement, TileLoop) and statement.where is not None:
+            if statement.where.kind is not Kind.BOOL:
+                yield f"where= calls {statement.where.attr!r}, which is no predicate", path
+            names = {str(arg.attr) for arg in statement.where.args if arg.op is Op.VAR}
+            if statement.name not in names:
+                yield f"where= does not depend on {statement.name!r}", path
+        elif isinstance(statement, TileLoop) and statement.part != "any":
+            yield f'part="{statement.part}" needs a where=', path
+
+
+def _recursion(context: Context) -> Iterator[Breach]:
+    seen: set[str] = set()
+    for region in context.program.regions:
+        for node in walk(region.body):
+            if node.op is Op.CALL and node.attr not in seen:
+                yield f"region {region.name} calls {node.attr!r}, which is not defined above it", None
+        seen.add(region.name)
+
+
+def _unique_names(context: Context) -> Iterator[Breach]:
+    seen: set[str] = set()
+    declared = [p.name for p in context.program.params] + [r.name for r in context.program.regions]
+    declared += [s.name for s in statements(context.program.body) if isinstance(s, (Alloc, Barriers))]
+    for name in declared:
+        if name in seen:
+            yield f"{name!r} is declared twice", None
+        seen.add(name)
+    bound = {s.name for s in statements(context.program.body) if isinstance(s, (Load, Let, Fill))}
+    for name in sorted(bound & seen):
+        yield f"{name!r} names both a tensor or region and a tile", None
+
+
+RULES: dict[str, Callable[[Context], Iterator[Breach]]] = {
+    "unique-names": _unique_names,
+    "grids-outermost": _grids_outermost,
+    "names-bound": _names_bound,
+    "no-recursion": _recursion,
+    "calls-fit": _calls_fit,
+    "loads-fit": _loads_fit,
+    "domains-are-predicates": _domains_are_predicates,
+    "inputs-only-read": _inputs_only_read,
+    "outputs-written": _outputs_written,
+}
+
+__all__ = ["RULES", "Param", "verify"]

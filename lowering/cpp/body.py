@@ -1,0 +1,306 @@
+"""C++ text of a grid's body: one walker over statements, one table of what each becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...ir.dtypes import Kind
+from ...ir.errors import LoweringError
+from ...ir.expr import Expr, Op
+from ...ir.printer import print_statement
+from ...ir.program import (
+    All, Fill, Gemm, If, Index, Let, Load, Program, RangeLoop, Ref, Statement, Store, TileAt, TileAxis, TileLoop,
+)  # fmt: skip
+from .expressions import Lanes, Term, emit, identifier
+from .loops import LoopWriter, domain_of
+from .rows import Run, split_body
+from .storage import C_TYPE, LANES, is_packing, loads_by_name, round_up
+from .sweeps import Frame, RunWriter
+
+
+@dataclass(slots=True)
+class BodyWriter:
+    """Writes the statements of one grid. `declared`: buffers that already have memory."""
+
+    program: Program
+    frame: Frame
+    scalars: dict[str, Term]
+    lines: list[str] = field(default_factory=list)
+    depth: int = 1
+    ragged: frozenset[str] = frozenset()
+    declared: set[str] = field(default_factory=set)
+    deferred: dict[str, Load] = field(default_factory=dict)  # loads that a packing store carries out
+
+    def body(self, statements: tuple[Statement, ...]) -> None:
+        """Every statement, runs fused."""
+        for item in split_body(statements, self.frame.shapes):
+            if isinstance(item, Run):
+                writer = RunWriter(self.frame, self.scalars, self.ragged, self._indent())
+                self.lines += writer.write(item)
+                continue
+            write = _WRITERS.get(type(item))
+            if write is None:
+                raise LoweringError(
+                    f"{print_statement(item)}: the cpu target has no form for this statement; "
+                    "it runs grids, loops, loads, stores and tile arithmetic"
+                )
+            write(self, item)
+
+    def declare_buffers(self, names: list[str]) -> None:
+        """Memory for tiles, one line each."""
+        for name in names:
+            axes, storage = self.frame.shapes.names[name].axes, self.frame.storage
+            size = str(storage.rows(name)) + (f" * {storage.stride(name)}" if len(axes) > 1 else "")
+            clear = " = {}" if name in storage.left else ""
+            self.add(f"alignas(64) {storage.c_type(name)} {identifier(name)}[{size}]{clear};")
+
+    def add(self, text: str) -> None:
+        """A line at the current depth."""
+        self.lines.append(self._indent() + text)
+
+    def _indent(self) -> str:
+        return "    " * self.depth
+
+    def scalar(self, value: Expr) -> str:
+        """C++ text of a scalar expression."""
+        return emit(value, Lanes(self.scalars), self._indent(), self.lines, self.frame.names).text
+
+    def position(self, tile: str) -> str:
+        """C++ text of the first index of a tile variable's current tile."""
+        return f"{identifier(tile)}0"
+
+    def at(self, ref: Ref) -> str:
+        """C++ text of the address of a reference's first element."""
+        items = ", ".join(self._first(item) for item in ref.indices)
+        return f"a.{identifier(ref.name)}.at({items})"
+
+    def _first(self, item: Index) -> str:
+        if isinstance(item, TileAxis):
+            return self.position(item.name)
+        return "0" if isinstance(item, All) else self.scalar(item)
+
+    def stride(self, ref: Ref, axis: str) -> str:
+        """C++ text of the stride along one axis of a reference."""
+        positions = [p for p, item in enumerate(ref.indices) if not isinstance(item, Expr)]
+        axes = self.frame.shapes.ref_axes(ref)
+        return f"a.{identifier(ref.name)}.stride[{positions[axes.index(axis)]}]"
+
+    def rows_of(self, ref: Ref) -> tuple[str, str, str]:
+        """(Rows<…> of a two-dimensional reference, its valid rows, its valid columns)."""
+        axes = self.frame.shapes.ref_axes(ref)
+        if len(axes) != 2:
+            raise LoweringError(f"{ref.name}: the cpu target loads tiles of rows x columns, this one has axes {list(axes)}")
+        dtype = C_TYPE[self.frame.shapes.dtype(ref.name)]
+        piece = f"Rows<const {dtype}>{{{self.at(ref)}, {self.stride(ref, axes[0])}, {self.stride(ref, axes[1])}}}"
+        return piece, self.valid(axes[0]), self.valid(axes[1])
+
+    def valid(self, axis: str) -> str:
+        """C++ text of how many elements along an axis exist."""
+        return f"{identifier(axis)}_rows" if axis in self.frame.extents else str(self.frame.shapes.extent(axis))
+
+    def bind_tile(self, name: str) -> None:
+        """Names for the first row and the number of rows of a tile variable's current tile."""
+        n, tile = identifier(name), self.frame.shapes.tiles[name].tile
+        self.add(f"const int {n}0 = {n} * {tile}, {n}_rows = std::min({tile}, {self.frame.extents[name]} - {n}0);")
+        self.add(f"(void){n}0, (void){n}_rows;")
+        self.scalars[name] = Term(n, Kind.INT)
+
+
+def _load(w: BodyWriter, s: Load) -> None:
+    storage, name = w.frame.storage, identifier(s.name)
+    if s.source.name in storage.packed:
+        _alias(w, s)
+    elif s.name in storage.right:
+        _pack_here(w, s)
+    elif s.name not in storage.operand and s.name not in storage.others:
+        w.deferred[s.name] = s
+    else:
+        piece, rows, columns = w.rows_of(s.source)
+        w.add(f"load_rows<{storage.rows(s.name)}, {storage.stride(s.name)}>({piece}, {rows}, {columns}, {name});")
+
+
+def _alias(w: BodyWriter, s: Load) -> None:
+    storage = w.frame.storage
+    layout = storage.packed[s.source.name]
+    row = s.source.indices[-2]
+    if storage.right.get(s.name) != layout.order or s.name in storage.others:
+        raise LoweringError(
+            f"{print_statement(s)}: memory packed by {layout.order} is only read by products along its {layout.order}"
+        )
+    if not isinstance(row, TileAxis) or w.frame.shapes.tiles[row.name].tile != layout.block:
+        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, read in tiles of another size")
+    w.add(f"const auto* {identifier(s.name)} = a.{identifier(s.source.name)}.block({_block_index(w, s.source)});")
+
+
+def _block_index(w: BodyWriter, ref: Ref) -> str:
+    items = [identifier(i.name) if isinstance(i, TileAxis) else w.scalar(i) for i in ref.indices[:-1] if not isinstance(i, All)]
+    return ", ".join(items)
+
+
+def packing(w: BodyWriter, name: str, order: str, source: Ref, target: str) -> str:
+    """The call that packs a piece of memory for a product."""
+    piece, rows, columns = w.rows_of(source)
+    shapes = w.frame.shapes
+    row, column = shapes.ref_axes(source)
+    dtype = C_TYPE[shapes.dtype(source.name)]
+    tile, width = round_up(shapes.extent(row), LANES), shapes.extent(column)
+    if order == "columns":
+        return f"pack_columns<{tile}, padded_depth<{dtype}>({width})>({piece}, {rows}, {columns}, {target});"
+    depth = f"padded_depth<{dtype}>({tile})"
+    return f"pack_rows<{depth}, {round_up(width, LANES)}>({piece}, {rows}, {columns}, {target});"
+
+
+def _pack_here(w: BodyWriter, s: Load) -> None:
+    storage = w.frame.storage
+    if s.name in storage.others:
+        raise LoweringError(f"{print_statement(s)}: a right operand is not read elementwise on the cpu; load it twice")
+    w.add(packing(w, s.name, storage.right[s.name], s.source, identifier(s.name)))
+
+
+def _store(w: BodyWriter, s: Store) -> None:
+    if is_packing(s, w.frame.storage):
+        _packing_store(w, s)
+        return
+    axes = w.frame.shapes.ref_axes(s.target)
+    if not axes:
+        dtype = C_TYPE[w.frame.shapes.dtype(s.target.name)]
+        w.add(f"*{w.at(s.target)} = {dtype}({w.scalar(s.value)});")
+    elif len(axes) == 1:
+        _store_rows(w, s, axes[0])
+    else:
+        _store_tile(w, s, axes[0], axes[1])
+
+
+def _packing_store(w: BodyWriter, s: Store) -> None:
+    name = str(s.value.attr)
+    layout = w.frame.storage.packed[s.target.name]
+    load = w.deferred.get(name)
+    if load is None or load.source.name in w.frame.storage.packed:
+        raise LoweringError(f"{print_statement(s)}: packed memory takes tiles as they are loaded")
+    if w.frame.shapes.extent(w.frame.shapes.ref_axes(s.target)[0]) != layout.block:
+        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, written in tiles of another size")
+    target = f"a.{identifier(s.target.name)}.block({_block_index(w, s.target)})"
+    w.add(packing(w, name, layout.order, load.source, target))
+
+
+def _store_rows(w: BodyWriter, s: Store, row: str) -> None:
+    writer = RunWriter(w.frame, w.scalars, w.ragged, w._indent())
+    valid = w.valid(row)
+    head = f"for (int r = 0; r < {valid}; r += W) {{"
+    term = writer.down(row, s.value, 1)
+    stride = w.stride(s.target, row)
+    w.add(head)
+    w.lines += writer.lines
+    w.add(f"    store_lanes({w.at(s.target)} + r * {stride}, {stride}, {term.text}, {valid} - r);")
+    w.add("}")
+
+
+def _store_tile(w: BodyWriter, s: Store, row: str, axis: str) -> None:
+    writer = RunWriter(w.frame, w.scalars, w.ragged, w._indent())
+    lanes = writer.across_lanes(row, axis, s.value, {}, "r")
+    inner: list[str] = []
+    term = emit(s.value, lanes, w._indent() + "        ", inner, w.frame.names)
+    row_stride, stride = w.stride(s.target, row), w.stride(s.target, axis)
+    w.add(f"for (int r = 0; r < {w.valid(row)}; ++r) {{")
+    w.add(f"    auto* out = {w.at(s.target)} + r * {row_stride};")
+    w.add(f"    for (int c = 0; c * W < {w.valid(axis)}; ++c) {{")
+    w.lines += inner
+    w.add(f"        store_lanes(out + c * W * {stride}, {stride}, {term.text}, {w.valid(axis)} - c * W);")
+    w.add("    }")
+    w.add("}")
+
+
+def _fill(w: BodyWriter, s: Fill) -> None:
+    if s.axes and s.name in w.frame.buffers:
+        name = identifier(s.name)
+        w.add(f"std::fill({name}, {name} + sizeof({name}) / sizeof({name}[0]), {w.scalar(s.value)});")
+    elif not s.axes:
+        w.scalars[s.name] = Term(_scalar_name(w, s.name, s.value), s.value.kind)
+
+
+def _let(w: BodyWriter, s: Let) -> None:
+    w.scalars[s.name] = Term(_scalar_name(w, s.name, s.value), s.value.kind)
+
+
+def _scalar_name(w: BodyWriter, name: str, value: Expr) -> str:
+    kind = {Kind.FLOAT: "float", Kind.INT: "int", Kind.BOOL: "bool"}[value.kind]
+    local = identifier(name)
+    text = w.scalar(value)
+    if name in w.declared:
+        w.add(f"{local} = {text};")
+    else:
+        w.declared.add(name)
+        w.add(f"{kind} {local} = {text};")
+    return local
+
+
+def _gemm(w: BodyWriter, s: Gemm) -> None:
+    shapes, storage = w.frame.shapes, w.frame.storage
+    assert isinstance(s.left, str) and isinstance(s.right, str)
+    rows, columns = shapes.names[s.name].axes
+    depth = next(axis for axis in shapes.names[s.left].axes if axis not in (rows, columns))
+    dtype = C_TYPE[storage.operand[s.left]]
+    size = (
+        f"{round_up(shapes.extent(rows), LANES)}, {round_up(shapes.extent(columns), LANES)}, "
+        f"padded_depth<{dtype}>({shapes.extent(depth)})"
+    )
+    left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
+    if s.into is None:
+        w.add(f"gemm<{size}>({left}, {right}, {name});")
+        return
+    scale = f"ones<{round_up(shapes.extent(rows), LANES)}>()"
+    if s.into.op is Op.MUL:
+        scale = identifier(next(str(arg.attr) for arg in s.into.args if arg.attr != s.name))
+    w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {name});")
+
+
+def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
+    domain = domain_of(s, w.program, w.frame.shapes)
+    w.scalars[s.name] = Term(identifier(s.name), Kind.INT)
+    writer = LoopWriter(dict(w.scalars), w.frame.names, w._indent(), w.lines)
+    writer.write(s, domain, w.frame.extents[s.name])
+    before = w.ragged, set(w.declared)
+    w.ragged = w.ragged | {s.name} if s.part != "full" or domain is None else w.ragged - {s.name}
+    w.depth += 2
+    w.bind_tile(s.name)
+    w.body(s.body)
+    w.depth -= 2
+    w.ragged, w.declared = before
+    w.add("    }")
+    w.add("}")
+
+
+def _range_loop(w: BodyWriter, s: RangeLoop) -> None:
+    name = identifier(s.name)
+    w.scalars[s.name] = Term(name, Kind.INT)
+    w.add(f"for (int {name} = {w.scalar(s.start)}; {name} < {w.scalar(s.stop)}; ++{name}) {{")
+    _nested(w, s.body)
+
+
+def _if(w: BodyWriter, s: If) -> None:
+    w.add(f"if ({w.scalar(s.condition)}) {{")
+    _nested(w, s.body)
+
+
+def _nested(w: BodyWriter, body: tuple[Statement, ...]) -> None:
+    declared = set(w.declared)
+    w.depth += 1
+    w.body(body)
+    w.depth -= 1
+    w.declared = declared
+    w.add("}")
+
+
+def _tile_at(w: BodyWriter, s: TileAt) -> None:
+    w.add(f"const int {identifier(s.name)} = {w.scalar(s.number)};")
+    w.bind_tile(s.name)
+
+
+_WRITERS: dict[type, Callable[[BodyWriter, Any], None]] = {
+    Load: _load, Store: _store, Fill: _fill, Let: _let, Gemm: _gemm, TileLoop: _tile_loop, RangeLoop: _range_loop,
+    If: _if, TileAt: _tile_at,
+}  # fmt: skip
+
+__all__ = ["BodyWriter", "loads_by_name"]

@@ -1,0 +1,46 @@
+// The two matrix products of attention on one tile, in the fastest form the instruction set has.
+#pragma once
+#include "gemm_lanes.hpp"
+#include "gemm_tiles.hpp"
+
+namespace tw {
+
+// What a matrix operand of stored type T is multiplied as: f16 as float everywhere, bf16 as bf16 only
+// where there is an instruction for it. DEPTH is what the inner dimension is zero-padded to a multiple of.
+template <class T> struct Operand { using type = float; static constexpr int depth = 1; };
+#if defined(__AMX_BF16__)
+template <> struct Operand<bf16> { using type = bf16; static constexpr int depth = 32; };
+#elif defined(__AVX512BF16__) && defined(__AVX512F__)
+template <> struct Operand<bf16> { using type = bf16; static constexpr int depth = 2; };
+#endif
+template <class T> using operand = typename Operand<T>::type;
+template <class T> constexpr int padded_depth(int d) { return round_up(d, Operand<T>::depth); }
+
+// c = a b, for row-major a [M][K] and c [M][N], and b [K][N] packed in panels (pack.hpp).
+template <int M, int N, int K> void gemm(const float* a, const float* b, float* c) {
+    panels<M, N, K, false>(a, b, nullptr, c);
+}
+
+// c = c * scale + a b, with one factor per row of c.
+template <int M, int N, int K> void gemm_into(const float* a, const float* b, const float* scale, float* c) {
+    panels<M, N, K, true>(a, b, scale, c);
+}
+
+#if defined(__AMX_BF16__)
+template <int M, int N, int K> void gemm(const bf16* a, const bf16* b, float* c) {
+    tile_panels<M, N, K, false>(a, b, c);
+}
+template <int M, int N, int K> void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c) {
+    scale_rows<M, N>(scale, c);
+    tile_panels<M, N, K, true>(a, b, c);
+}
+#elif defined(__AVX512BF16__) && defined(__AVX512F__)
+template <int M, int N, int K> void gemm(const bf16* a, const bf16* b, float* c) {
+    panels<M, N, K, false>(a, b, nullptr, c);
+}
+template <int M, int N, int K> void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c) {
+    panels<M, N, K, true>(a, b, scale, c);
+}
+#endif
+
+}  // namespace tw

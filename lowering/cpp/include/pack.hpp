@@ -1,0 +1,130 @@
+// Tiles between strided tensors and the layouts of gemm.hpp, with conversion and zero padding.
+//
+// Panels: [columns/PANEL][depth/unit][PANEL][unit], the last panel as narrow as what is left of whole
+// vectors. One unit is 32 bits: a float or two bf16 that follow each other along the depth.
+#pragma once
+#include "gemm_lanes.hpp"
+
+namespace tw {
+
+// Where a two-dimensional piece of a tensor lies; strides count elements.
+template <class T> struct Rows {
+    T* data;
+    long row_stride, column_stride;
+    T* row(long r) const { return data + r * row_stride; }
+};
+
+// Element of a row as a vector of W from column d on; zero from `columns` on.
+template <class T> inline vf load_strided(const Rows<const T>& x, long r, int d, int columns) {
+    int count = columns - d < W ? columns - d : W;
+    if (x.column_stride == 1) return count == W ? load(x.row(r) + d) : load(x.row(r) + d, count);
+    float lanes[W] = {};
+    for (int i = 0; i < count; ++i) lanes[i] = to_float(x.row(r)[(d + i) * x.column_stride]);
+    return load(lanes);
+}
+
+// out [M][K] row-major from a [rows][columns] piece, zero outside of it.
+template <int M, int K, class T, class E>
+void load_rows(const Rows<const T>& x, int rows, int columns, E* out) {
+    constexpr int WHOLE = K / W * W;
+    for (int r = 0; r < M; ++r) {
+        for (int d = 0; d < WHOLE; d += W)
+            store(out + r * K + d, r < rows && d < columns ? load_strided(x, r, d, columns) : vf(0.0f));
+        if constexpr (WHOLE != K)
+            store(out + r * K + WHOLE, r < rows ? load_strided(x, r, WHOLE, columns) : vf(0.0f), K - WHOLE);
+    }
+}
+
+#if defined(__AVX512F__)
+// Sixteen vectors become their transpose: 32-bit pairs, 64-bit pairs, then quarters of the register.
+inline void transpose(vf (&x)[W]) {
+    __m512 pairs[W], quads[W];
+    TW_UNROLL for (int i = 0; i < W; i += 2) {
+        pairs[i] = _mm512_unpacklo_ps(x[i].v, x[i + 1].v);
+        pairs[i + 1] = _mm512_unpackhi_ps(x[i].v, x[i + 1].v);
+    }
+    TW_UNROLL for (int i = 0; i < W; i += 4) TW_UNROLL for (int j = 0; j < 2; ++j) {
+        __m512d low = _mm512_castps_pd(pairs[i + j]), high = _mm512_castps_pd(pairs[i + j + 2]);
+        quads[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+        quads[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+    TW_UNROLL for (int j = 0; j < 4; ++j) {
+        __m512 even_low = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0x88);
+        __m512 odd_low = _mm512_shuffle_f32x4(quads[j], quads[4 + j], 0xdd);
+        __m512 even_high = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0x88);
+        __m512 odd_high = _mm512_shuffle_f32x4(quads[8 + j], quads[12 + j], 0xdd);
+        x[j] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+        x[4 + j] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+        x[8 + j] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+        x[12 + j] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+    }
+}
+#else
+inline void transpose(vf (&x)[W]) {
+    float rows[W][W], columns[W][W];
+    for (int i = 0; i < W; ++i) store(rows[i], x[i]);
+    for (int i = 0; i < W; ++i)
+        for (int j = 0; j < W; ++j) columns[j][i] = rows[i][j];
+    for (int i = 0; i < W; ++i) x[i] = load(columns[i]);
+}
+#endif
+
+// Panels with the N rows of a piece as columns (K of attention): out is K deep and N wide.
+template <int N, int K, class T, class E>
+void pack_columns(const Rows<const T>& x, int rows, int columns, E* out) {
+    using U = Unit<E>;
+    constexpr int UNITS = K / U::elements;
+    alignas(64) E staged[N * K + W * U::elements];
+    load_rows<N, K>(x, rows, columns, staged);
+    for (int n = 0; n < N; n += W) {
+        int left = n / PANEL * PANEL, width = N - left < PANEL ? N - left : PANEL;
+        E* to = out + left * K + (n - left) * U::elements;
+        for (int u = 0; u < UNITS; u += W) {
+            vf x_block[W];
+            TW_UNROLL for (int i = 0; i < W; ++i) x_block[i] = U::row(staged + (n + i) * K + u * U::elements);
+            transpose(x_block);
+            int count = UNITS - u < W ? UNITS - u : W;
+            for (int i = 0; i < count; ++i)
+                store(reinterpret_cast<float*>(to + (u + i) * width * U::elements), x_block[i]);
+        }
+    }
+}
+
+
+// Panels with the rows of a piece as depth (V of attention): out is K deep and N wide.
+template <int K, int N, class T, class E>
+void pack_rows(const Rows<const T>& x, int rows, int columns, E* out) {
+    constexpr int DEEP = Unit<E>::elements;
+    auto row = [&](int k, int d) { return k < rows && d < columns ? load_strided(x, k, d, columns) : vf(0.0f); };
+    for (int d = 0; d < N; d += W) {
+        int left = d / PANEL * PANEL, width = N - left < PANEL ? N - left : PANEL;
+        E* to = out + left * K + (d - left) * DEEP;
+        for (int k = 0; k < K; k += DEEP, to += width * DEEP) {
+            if constexpr (DEEP == 1) store(to, row(k, d));
+            else {
+                vi even = as_int(row(k, d)), odd = as_int(row(k + 1, d));
+                store(reinterpret_cast<float*>(to), as_float(((even >> 16) & 0xffff) | odd));
+            }
+        }
+    }
+}
+
+// Stores x [rows][columns] (row-major, N apart), each row times its factor, into a strided piece.
+template <int N, class T>
+void store_rows(const float* x, const float* factor, int rows, int columns, const Rows<T>& out) {
+    for (int r = 0; r < rows; ++r)
+        for (int d = 0; d < columns; d += W) {
+            int count = columns - d < W ? columns - d : W;
+            vf y = load(x + r * N + d) * factor[r];
+            if (out.column_stride == 1) {
+                if (count == W) store(out.row(r) + d, y);
+                else store(out.row(r) + d, y, count);
+                continue;
+            }
+            float lanes[W];
+            store(lanes, y);
+            for (int i = 0; i < count; ++i) out.row(r)[(d + i) * out.column_stride] = from_float<T>(lanes[i]);
+        }
+}
+
+}  // namespace tw

@@ -1,0 +1,136 @@
+"""Fusing tile arithmetic: a run of elementwise statements and reductions becomes a few sweeps over the rows.
+
+    run      consecutive statements that only compute tiles (let, reduce_max, reduce_sum)
+    sweep    part of a run: "across" (each row in turn, lanes along the last axis) or "down" (W rows at a time,
+             one row per lane, for values that have one element per row)
+
+A reduction is gathered per row in an across sweep and finished for W rows together after it, which costs one
+operation and two shuffles a row instead of a dependent chain. The whole run is one loop over groups of W rows, so that
+values pass from sweep to sweep in registers or a few cache lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...ir.errors import LoweringError
+from ...ir.printer import print_statement
+from ...ir.program import Block, Fill, Let, Load, Program, Reduce, Statement
+from ...ir.shapes import Shapes
+from ...ir.edit import names_read
+
+
+@dataclass(slots=True)
+class Sweep:
+    """One sweep: `axis` is the last axis of an across sweep, None for a down sweep."""
+
+    axis: str | None
+    statements: list[Let | Reduce] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Run:
+    """A run over row axis `row`, as sweeps in order."""
+
+    row: str
+    sweeps: list[Sweep] = field(default_factory=list)
+
+
+def split_body(body: tuple[Statement, ...], shapes: Shapes) -> Iterator[Statement | Run]:
+    """The statements of a body, with tile arithmetic collected into runs.
+
+    Loads, fills and scalars inside a run do not depend on its tiles and come first.
+    """
+    pending: list[Let | Reduce] = []
+    for statement in body:
+        if _is_row_work(statement, shapes):
+            assert isinstance(statement, (Let, Reduce))
+            pending.append(statement)
+        elif isinstance(statement, (Load, Fill, Let)) and not _reads_any(statement, pending):
+            yield statement
+        else:
+            yield from _runs(pending, shapes)
+            pending = []
+            yield statement
+    yield from _runs(pending, shapes)
+
+
+def _is_row_work(statement: Statement, shapes: Shapes) -> bool:
+    if isinstance(statement, Reduce):
+        return True
+    return isinstance(statement, Let) and bool(shapes.names[statement.name].axes)
+
+
+def _reads_any(statement: Statement, pending: list[Let | Reduce]) -> bool:
+    return bool(names_read(statement) & {s.name for s in pending})
+
+
+def _runs(pending: list[Let | Reduce], shapes: Shapes) -> Iterator[Run]:
+    run: Run | None = None
+    for statement in pending:
+        row = _axes(statement, shapes)[0]
+        if run is None or run.row != row:
+            if run is not None:
+                yield run
+            run = Run(row)
+        _place(run, statement, shapes)
+    if run is not None:
+        yield run
+
+
+def _axes(statement: Let | Reduce, shapes: Shapes) -> tuple[str, ...]:
+    """The axes that a statement runs over: those of a reduction's source."""
+    name = statement.source if isinstance(statement, Reduce) else statement.name
+    axes = shapes.names[name].axes
+    if len(axes) > 2 or (isinstance(statement, Reduce) and axes[-1:] != (statement.axis,)):
+        raise LoweringError(
+            f"{print_statement(statement)}: the cpu target works on tiles of rows x columns and reduces along columns; "
+            f"this one has axes {list(axes)}"
+        )
+    return axes
+
+
+def _place(run: Run, statement: Let | Reduce, shapes: Shapes) -> None:
+    """Put a statement into the earliest sweep of its sort that comes after everything it depends on."""
+    axes = _axes(statement, shapes)
+    axis = axes[1] if len(axes) == 2 else None
+    position = _earliest(run, statement)
+    while position < len(run.sweeps) and run.sweeps[position].axis != axis:
+        position += 1
+    if position == len(run.sweeps):
+        run.sweeps.append(Sweep(axis))
+    run.sweeps[position].statements.append(statement)
+
+
+def _earliest(run: Run, statement: Let | Reduce) -> int:
+    reads = names_read(statement)
+    earliest = 0
+    for number, sweep in enumerate(run.sweeps):
+        for other in sweep.statements:
+            if other.name in reads:
+                earliest = max(earliest, number + isinstance(other, Reduce))
+            if statement.name in names_read(other) or statement.name == other.name:
+                earliest = max(earliest, number)
+    return earliest
+
+
+def escaping(program: Program, shapes: Shapes) -> set[str]:
+    """Tiles that need memory of their own: some read of them is not preceded by a binding in the same run."""
+    found: set[str] = set()
+    _escaping(program.body, shapes, found)
+    return found
+
+
+def _escaping(body: tuple[Statement, ...], shapes: Shapes, found: set[str]) -> None:
+    for item in split_body(body, shapes):
+        if isinstance(item, Run):
+            bound: set[str] = set()
+            for sweep in item.sweeps:
+                for statement in sweep.statements:
+                    found |= names_read(statement) - bound
+                    bound.add(statement.name)
+            continue
+        found |= names_read(item)
+        if isinstance(item, Block):
+            _escaping(item.body, shapes, found)

@@ -1,0 +1,123 @@
+"""Where tiles live in a C++ kernel: element types, strides, and which tiles are only names for packed memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...ir.dtypes import DType, Kind
+from ...ir.errors import LoweringError
+from ...ir.expr import Op
+from ...ir.printer import print_statement
+from ...ir.program import Alloc, Gemm, Load, Program, Ref, Store, statements
+from ...ir.shapes import Shapes
+from ...ir.edit import names_read
+
+LANES = 16  # rows and columns of tile buffers are padded to the widest vector
+C_TYPE = {
+    DType.F64: "double", DType.F32: "float", DType.BF16: "bf16", DType.F16: "f16", DType.I64: "std::int64_t",
+    DType.I32: "std::int32_t", DType.I16: "std::int16_t", DType.I8: "std::int8_t", DType.U8: "std::uint8_t",
+    DType.BOOL: "bool",
+}  # fmt: skip
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple that is not smaller."""
+    return -(-value // multiple) * multiple
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A packed layout: blocks of `block` rows, for products along the "rows" or along the "columns"."""
+
+    order: str
+    block: int
+
+    @staticmethod
+    def parse(alloc: Alloc) -> Packed | None:
+        """The layout of an Alloc, None for plain rows; LoweringError for one that the CPU does not know."""
+        if alloc.layout == "rows":
+            return None
+        order, _, block = alloc.layout.partition(":")
+        if order not in ("rows", "columns") or not block.isdigit() or int(block) == 0:
+            raise LoweringError(f"{print_statement(alloc)}: the cpu target has layouts rows, rows:T and columns:T")
+        return Packed(order, int(block))
+
+
+@dataclass(slots=True)
+class Storage:
+    """The plan of all tiles of a program."""
+
+    shapes: Shapes
+    packed: dict[str, Packed] = field(default_factory=dict)  # buffers
+    operand: dict[str, DType] = field(default_factory=dict)  # tiles read by products, with their element type
+    left: set[str] = field(default_factory=set)  # tiles read by products from the left
+    right: dict[str, str] = field(default_factory=dict)  # tiles read by products from the right -> order
+    others: set[str] = field(default_factory=set)  # tiles read in any other way
+
+    def c_type(self, name: str) -> str:
+        """Element type of a tile's buffer."""
+        if name in self.operand and name not in self.others:
+            return f"operand<{C_TYPE[self.operand[name]]}>"
+        kind = self.shapes.names[name].dtype.kind
+        return {Kind.FLOAT: "float", Kind.INT: "std::int32_t", Kind.BOOL: "bool"}[kind]
+
+    def stride(self, name: str) -> str:
+        """C++ text of the elements from one row of a tile's buffer to the next."""
+        axis = self.shapes.names[name].axes[-1]
+        extent = self.shapes.extent(axis)
+        if name in self.left:
+            return f"padded_depth<{C_TYPE[self.operand[name]]}>({extent})"
+        return str(round_up(extent, LANES))
+
+    def rows(self, name: str) -> int:
+        """Rows of a tile's buffer, padded."""
+        return round_up(self.shapes.extent(self.shapes.names[name].axes[0]), LANES)
+
+    def vectors(self, axis: str) -> str:
+        """C++ text of how many vectors cover an axis."""
+        return f"{round_up(self.shapes.extent(axis), LANES)} / W"
+
+
+def plan_storage(program: Program, shapes: Shapes) -> Storage:
+    """Decide element types and layouts of every tile. Raises LoweringError for what has no CPU form."""
+    plan = Storage(shapes)
+    for statement in statements(program.body):
+        if isinstance(statement, Alloc):
+            layout = Packed.parse(statement)
+            if layout is not None:
+                plan.packed[statement.name] = layout
+        if isinstance(statement, Gemm):
+            _plan_gemm(statement, plan)
+        elif not is_packing(statement, plan):
+            plan.others |= names_read(statement)
+    return plan
+
+
+def is_packing(statement: object, plan: Storage) -> bool:
+    """Whether a statement stores a whole tile into packed memory."""
+    return isinstance(statement, Store) and statement.target.name in plan.packed and statement.value.op is Op.VAR
+
+
+def _plan_gemm(statement: Gemm, plan: Storage) -> None:
+    left, right, shapes = statement.left, statement.right, plan.shapes
+    if isinstance(left, Ref) or isinstance(right, Ref) or statement.is_async:
+        raise LoweringError(f"{print_statement(statement)}: the cpu target multiplies loaded tiles, at once")
+    result = shapes.names[statement.name].axes
+    order = "rows" if shapes.names[right].axes[-1] in result else "columns"
+    if plan.right.setdefault(right, order) != order:
+        raise LoweringError(f"{right} is multiplied along both of its axes; load it twice under two names")
+    if shapes.names[left].axes[-1] in result:
+        raise LoweringError(f"{print_statement(statement)}: on the cpu the left operand has the shared axis last")
+    dtypes = {shapes.names[left].dtype, shapes.names[right].dtype}
+    dtype = dtypes.pop() if len(dtypes) == 1 else DType.F32
+    for name in (left, right):
+        if plan.operand.setdefault(name, dtype) is not dtype:
+            raise LoweringError(f"{print_statement(statement)}: {name} is multiplied in two element types")
+    plan.left.add(left)
+    if plan.right.keys() & plan.left:
+        raise LoweringError(f"{print_statement(statement)}: {right} is a left operand too; load it under two names")
+
+
+def loads_by_name(program: Program) -> dict[str, Load]:
+    """Loads, by the tile they define."""
+    return {s.name: s for s in statements(program.body) if isinstance(s, Load)}

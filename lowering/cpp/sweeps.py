@@ -1,0 +1,236 @@
+"""C++ text of runs: one loop over groups of W rows, with its across and down sweeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...ir.dtypes import DType, Kind
+from ...ir.errors import LoweringError
+from ...ir.expr import Expr, Op, loads, walk
+from ...ir.program import Let, Reduce
+from ...ir.shapes import Shapes
+from .expressions import VECTOR, Lanes, Names, Term, as_float, emit, identifier, widen
+from .rows import Run, Sweep
+from .storage import Storage
+
+# combine two vectors, finish W rows, start
+COMBINE = {
+    "max": ("max({0}, {1})", "max_across", "-INFINITY"),
+    "sum": ("{0} + {1}", "sum_across", "0.0f"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stays the same while one grid's body is written."""
+
+    storage: Storage
+    buffers: frozenset[str]  # tiles with memory of their own
+    extents: dict[str, str]  # tile variable -> C++ text of its dimension's size
+    names: Names
+
+    @property
+    def shapes(self) -> Shapes:
+        """Types of all names."""
+        return self.storage.shapes
+
+
+@dataclass(slots=True)
+class RunWriter:
+    """Writes one run. `scalars`: C++ of scalar names; `ragged`: tile axes that may reach past their dimension."""
+
+    frame: Frame
+    scalars: dict[str, Term]
+    ragged: frozenset[str]
+    indent: str
+    lines: list[str] = field(default_factory=list)
+    rows: dict[str, Term] = field(default_factory=dict)  # per-row values bound in this run: vectors over W rows
+    stashed: frozenset[str] = frozenset()  # wide values kept as x[W][vectors] from sweep to sweep
+    coarse: frozenset[str] = frozenset()  # exponentials that are only needed to bfloat16 precision
+
+    def write(self, run: Run) -> list[str]:
+        """The lines of the whole run."""
+        self.stashed = frozenset(_crossing(run)) - self.frame.buffers
+        self.coarse = frozenset(_rounded(run))
+        self._add(f"for (int r = 0; r < {run.row}_rows; r += W) {{")
+        for sweep in run.sweeps:
+            if sweep.axis is None:
+                self._down(run.row, sweep)
+            else:
+                self._across(run.row, sweep.axis, sweep)
+        self._add("}")
+        return self.lines
+
+    def _add(self, text: str, nested: int = 0) -> None:
+        self.lines.append(self.indent + "    " * nested + text)
+
+    # down: one row per lane
+
+    def _down(self, row: str, sweep: Sweep) -> None:
+        for statement in sweep.statements:
+            assert isinstance(statement, Let)
+            self._bind_rows(statement.name, self.down(row, statement.value, 1))
+
+    def down(self, row: str, value: Expr, nested: int) -> Term:
+        """A per-row expression as a vector over rows r … r + W - 1."""
+        terms = dict(self.scalars)
+        for node in walk(value):
+            name = str(node.attr)
+            if node.op is Op.VAR and name not in terms:
+                terms[name] = self.rows.get(name) or Term(f"load({identifier(name)} + r)", node.kind, wide=True)
+        count = f"{row}_rows - r" if loads(value) else None
+        lanes = Lanes(terms, {}, row, f"{row}0 + r", count)
+        term = widen(emit(value, lanes, self.indent + "    " * nested, self.lines, self.frame.names))
+        return as_float(term) if value.kind is Kind.FLOAT else term
+
+    def _bind_rows(self, name: str, term: Term) -> None:
+        local = identifier(name)
+        is_buffer = name in self.frame.buffers
+        if is_buffer:
+            if term.kind is Kind.BOOL:
+                raise LoweringError(f"{name}: a tile of truth values cannot be kept in memory on the cpu; use it at once")
+            local = self.frame.names.fresh(f"{local}_next")
+        self._add(f"const {VECTOR[term.kind]} {local} = {term.text};", 1)
+        if is_buffer:
+            self._add(f"store({identifier(name)} + r, {local});", 1)
+        self.rows[name] = Term(local, term.kind, wide=True)
+
+    # across: each row in turn
+
+    def _across(self, row: str, axis: str, sweep: Sweep) -> None:
+        reductions = [s for s in sweep.statements if isinstance(s, Reduce)]
+        vectors = self.frame.storage.vectors(axis)
+        self._across_head(sweep, reductions, vectors)
+        spread = self._spread(sweep)
+        self._add("for (int u = 0; u < W; ++u) {", 1)
+        for statement in reductions:
+            self._add(f"vf {identifier(statement.name)}_row = {COMBINE[statement.op][2]};", 2)
+        self._add(f"TW_UNROLL for (int c = 0; c < {vectors}; ++c) {{", 2)
+        values: dict[str, Term] = {}
+        for statement in sweep.statements:
+            if isinstance(statement, Reduce):
+                self._gather(statement, values)
+            else:
+                self._bind_wide(statement, self.across(row, axis, statement, spread, values), values)
+        self._add("}", 2)
+        for statement in reductions:
+            name = identifier(statement.name)
+            self._add(f"{name}_lanes[u] = {name}_row;", 2)
+        self._add("}", 1)
+        for statement in reductions:
+            finish = f"{COMBINE[statement.op][1]}({identifier(statement.name)}_lanes)"
+            self._bind_rows(statement.name, Term(finish, Kind.FLOAT, wide=True))
+
+    def _across_head(self, sweep: Sweep, reductions: list[Reduce], vectors: str) -> None:
+        for statement in sweep.statements:
+            if statement.name in self.stashed and isinstance(statement, Let):
+                kind = VECTOR[statement.value.kind]
+                self._add(f"{kind} {identifier(statement.name)}[W][{vectors}];", 1)
+        for reduction in reductions:
+            self._add(f"vf {identifier(reduction.name)}_lanes[W];", 1)
+
+    def _spread(self, sweep: Sweep) -> dict[str, Term]:
+        """Write per-row vectors that an across sweep reads to memory, so that it reads one scalar a row."""
+        spread: dict[str, Term] = {}
+        values = [s.value for s in sweep.statements if isinstance(s, Let)]
+        for node in (node for value in values for node in walk(value)):
+            name = str(node.attr)
+            if node.op is not Op.VAR or name not in self.rows or name in spread:
+                continue
+            kind = self.rows[name].kind
+            array = self.frame.names.fresh(f"{identifier(name)}_of")
+            self._add(f"alignas(64) {'float' if kind is Kind.FLOAT else 'std::int32_t'} {array}[W];", 1)
+            self._add(f"store({array}, {self.rows[name].text});", 1)
+            spread[name] = Term(f"{array}[u]", kind)
+        return spread
+
+    def _gather(self, reduction: Reduce, values: dict[str, Term]) -> None:
+        total = f"{identifier(reduction.name)}_row"
+        value = values.get(reduction.source) or self._wide_name(reduction.source, "r + u")
+        self._add(f"{total} = {COMBINE[reduction.op][0].format(total, value.text)};", 3)
+
+    def across(
+        self, row: str, axis: str, statement: Let, spread: dict[str, Term], values: dict[str, Term]
+    ) -> Term:
+        """A statement's value as a vector along `axis`, of row r + u."""
+        lanes = self.across_lanes(row, axis, statement.value, {**spread, **values}, "r + u")
+        lanes.coarse_exp2 = statement.name in self.coarse
+        value = statement.value
+        if self._rounds_on_store(statement):
+            value = value.args[0]
+        return widen(emit(value, lanes, self.indent + "            ", self.lines, self.frame.names))
+
+    def _rounds_on_store(self, statement: Let) -> bool:
+        """Whether the tile's memory holds the type that the outermost cast rounds to."""
+        storage, name = self.frame.storage, statement.name
+        return statement.value.op is Op.CAST and name in storage.operand and name not in storage.others
+
+    def across_lanes(self, row: str | None, axis: str, value: Expr, known: dict[str, Term], at: str) -> Lanes:
+        """Names as vectors along `axis`; `at` is the C++ text of the row in the tile."""
+        terms = dict(self.scalars)
+        for node in walk(value):
+            name = str(node.attr)
+            if node.op is not Op.VAR or name in terms:
+                continue
+            axes = self.frame.shapes.names[name].axes
+            if name in known:
+                terms[name] = known[name]
+            elif axes == (axis,):
+                terms[name] = Term(f"load({identifier(name)} + c * W)", node.kind, wide=True)
+            elif len(axes) == 1:
+                terms[name] = Term(f"{identifier(name)}[{at}]", node.kind)
+            else:
+                terms[name] = self._wide_name(name, at)
+        has_loads = bool(loads(value))
+        indices = {}
+        if row in self.frame.extents:
+            position = f"{row}0 + {at}"
+            indices[str(row)] = f"std::min({position}, {self.frame.extents[row]} - 1)" if has_loads else f"({position})"
+        first = f"{axis}0 + c * W" if axis in self.frame.extents else "c * W"
+        count = f"{self.frame.extents[axis]} - ({first})" if axis in self.ragged and has_loads else None
+        return Lanes(terms, indices, axis, first, count)
+
+    def _wide_name(self, name: str, at: str) -> Term:
+        local, kind = identifier(name), self.frame.shapes.names[name].dtype.kind
+        if name in self.stashed:
+            return Term(f"{local}[u][c]", kind, wide=True)
+        if name not in self.frame.buffers:
+            raise LoweringError(f"{name} is read where the cpu target has not computed it")
+        return Term(f"load({local} + ({at}) * {self.frame.storage.stride(name)} + c * W)", kind, wide=True)
+
+    def _bind_wide(self, statement: Let, term: Term, values: dict[str, Term]) -> None:
+        name, local = statement.name, identifier(statement.name)
+        if name in self.stashed:
+            self._add(f"{local}[u][c] = {term.text};", 3)
+            values[name] = Term(f"{local}[u][c]", term.kind, wide=True)
+            return
+        is_buffer = name in self.frame.buffers
+        shadow = self.frame.names.fresh(f"{local}_c") if is_buffer else local
+        self._add(f"const {VECTOR[term.kind]} {shadow} = {term.text};", 3)
+        if is_buffer:
+            self._add(f"store({local} + (r + u) * {self.frame.storage.stride(name)} + c * W, {shadow});", 3)
+        values[name] = Term(shadow, term.kind, wide=True)
+
+
+def _crossing(run: Run) -> set[str]:
+    """Wide names that a later sweep than their own reads."""
+    home: dict[str, int] = {}
+    found: set[str] = set()
+    for number, sweep in enumerate(run.sweeps):
+        for statement in sweep.statements:
+            reads = {statement.source} if isinstance(statement, Reduce) else _names(statement.value)
+            found |= {name for name in reads if home.get(name, number) < number}
+            if isinstance(statement, Let) and sweep.axis is not None:
+                home[statement.name] = number
+    return found
+
+
+def _rounded(run: Run) -> set[str]:
+    """Names whose value is rounded to bfloat16 in the run."""
+    lets = [s for sweep in run.sweeps for s in sweep.statements if isinstance(s, Let)]
+    casts = [s.value for s in lets if s.value.op is Op.CAST and s.value.attr is DType.BF16]
+    return {str(value.args[0].attr) for value in casts if value.args[0].op is Op.VAR}
+
+
+def _names(value: Expr) -> set[str]:
+    return {str(node.attr) for node in walk(value) if node.op is Op.VAR}
