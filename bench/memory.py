@@ -1,0 +1,60 @@
+"""How much resident memory one call adds: `python -m tilewright.bench.memory IMPL VARIANT DTYPE LENGTH`.
+
+Prints {"resident_mb": …}: the highest resident size during a call less the size before it, the output
+included. A call at a small length comes first, so that libraries, threads and the kernel are loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from .implementations import implementations_for
+from .long import long_case
+
+WARM_LENGTH = 64
+STATUS = Path("/proc/self/status")
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    impl, variant, dtype, length = sys.argv[1:]
+    (implementation,) = implementations_for("cpu", impl)
+    runs = []
+    for size in (WARM_LENGTH, int(length)):
+        case = long_case(variant, dtype, size)
+        prepared = implementation.prepare(case, case.inputs(torch.device("cpu")), "cpu")
+        if prepared is None:
+            raise SystemExit(f"{impl} does not cover {case}")
+        runs.append(prepared.run)
+    warm, run = runs
+    warm()
+    before = _forget_peak()
+    run()
+    print(json.dumps({"resident_mb": round((_peak_kb() - before) / 1024, 2)}))
+
+
+def _forget_peak() -> int:
+    """Set the process's peak to what is resident now, where the system lets us; returns that, in KiB."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _peak_kb()
+    return _status_kb("VmRSS")
+
+
+def _peak_kb() -> int:
+    return _status_kb("VmHWM") if STATUS.exists() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _status_kb(field: str) -> int:
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+if __name__ == "__main__":
+    main()

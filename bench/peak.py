@@ -1,0 +1,93 @@
+"""The peak that fractions refer to, measured in the same rounds as the kernels.
+
+On the CPU peak.cpp runs on every thread: fused multiply-adds for f32, and for bf16 the fastest unit that
+multiplies it (dot products of tiles, else of vectors, else f32's). Where tiles are the fastest, the vectors'
+peak is measured as well, under the name "peak-dot". On a GPU it is a large matrix product through torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..lowering import cpp
+from ..lowering.build import build_shared_library, load_shared_library
+from ..lowering.toolchain import cpu_isa
+from .cases import DTYPES
+from .rows import PEAK, VECTOR_PEAK
+from .timing import Run
+
+__all__ = ["Peak", "peaks_for"]
+
+HERE = Path(__file__).resolve().parent
+HEADERS = Path(cpp.__file__).resolve().parent / "include"
+SAMPLE_S = 0.005
+FIRST_STEPS = 1 << 16
+PRODUCT_SIZE = 8192
+UNITS = {
+    "f32": ("peak_fma",),
+    "f16": ("peak_fma",),
+    "bf16": ("peak_tile", "peak_dot", "peak_fma"),
+}  # fastest first
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """A run of known work: run() does `flops` floating-point operations as fast as the machine can."""
+
+    run: Run
+    flops: float
+
+
+def peaks_for(target: str, dtype: str) -> Mapping[str, Peak]:
+    """The peaks of a target for an element type by impl name; PEAK is there always.
+
+    Raises ToolchainMissing on a CPU without a C++ compiler.
+    """
+    return PEAKS[target](dtype)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    source = (HERE / "peak.cpp").read_text(encoding="utf-8")
+    return load_shared_library(build_shared_library(source, cpu_isa(), HEADERS))
+
+
+def _cpu(dtype: str) -> dict[str, Peak]:
+    found = {unit: peak for unit in UNITS[dtype] if (peak := _unit(unit)) is not None}
+    peaks = {PEAK: next(iter(found.values()))}
+    return peaks | ({VECTOR_PEAK: found["peak_dot"]} if "peak_tile" in found else {})
+
+
+def _unit(symbol: str) -> Peak | None:
+    """A unit's peak with a sample long enough to be timed; None where this processor lacks the unit."""
+    function = getattr(_library(), symbol)
+    function.argtypes, function.restype = (ctypes.c_long,), ctypes.c_double
+    steps = FIRST_STEPS
+    while True:
+        flops, seconds = min((_timed(function, steps) for _ in range(3)), key=lambda pair: pair[1])
+        if not flops:
+            return None
+        if seconds >= SAMPLE_S:
+            return Peak(functools.partial(function, steps), flops)
+        steps *= 2
+
+
+def _timed(function: Callable[[int], float], steps: int) -> tuple[float, float]:
+    start = time.perf_counter()
+    flops = float(function(steps))
+    return flops, time.perf_counter() - start
+
+
+def _gpu(dtype: str) -> dict[str, Peak]:
+    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device="cuda").to(DTYPES[dtype]) for _ in range(2))
+    return {PEAK: Peak(lambda: a @ b, 2.0 * PRODUCT_SIZE**3)}
+
+
+PEAKS = {"cpu": _cpu, "triton": _gpu}

@@ -1,0 +1,102 @@
+"""Geometry of the report: bars of a case and lines of time over length. Numbers in, coordinates out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .rows import PEAK, VECTOR_PEAK, Row
+
+__all__ = ["Bar", "Chart", "Line", "Tick", "bars", "chart"]
+
+BAR_WIDTH = 260.0
+LEFT, TOP, WIDTH, HEIGHT = 64.0, 12.0, 520.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """An implementation's bar in a case: longer is faster."""
+
+    impl: str
+    width: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A grid line and its label."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One implementation on one variant over growing lengths."""
+
+    name: str
+    impl: str
+    points: tuple[tuple[float, float], ...]
+
+    @property
+    def path(self) -> str:
+        """As the `points` of an SVG polyline."""
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Lines on logarithmic axes with their grid, in a frame of width by height."""
+
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    left: float = LEFT
+    top: float = TOP
+    right: float = LEFT + WIDTH
+    bottom: float = TOP + HEIGHT
+
+
+def bars(rows: Sequence[Row]) -> list[Bar]:
+    """Bars of the rows of one case, peaks left out, as long as their speed."""
+    timed = [(row, row.median_ms) for row in rows if row.median_ms and row.impl not in (PEAK, VECTOR_PEAK)]
+    fastest = min((ms for _, ms in timed), default=1.0)
+    return [Bar(row.impl, BAR_WIDTH * fastest / ms, _label(row)) for row, ms in timed]
+
+
+def _label(row: Row) -> str:
+    parts = [f"{row.median_ms:.3g} ms"]
+    if row.gflops is not None:
+        parts.append(f"{row.gflops:.0f} GFLOP/s")
+    if row.fraction_of_peak is not None:
+        parts.append(f"{100 * row.fraction_of_peak:.0f} % of peak")
+    return ", ".join(parts)
+
+
+def chart(rows: Iterable[Row]) -> Chart | None:
+    """Median time over N, a line per implementation and variant; None where there are not two lengths."""
+    series: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        if row.median_ms and row.shape and row.impl not in (PEAK, VECTOR_PEAK):
+            series.setdefault((row.impl, row.case.rpartition("-")[2]), {})[row.shape[4]] = row.median_ms
+    lengths = sorted({n for points in series.values() for n in points})
+    if len(lengths) < 2:
+        return None
+    times = [ms for points in series.values() for ms in points.values()]
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+    high = max(high, low + 1)
+
+    def x(n: int) -> float:
+        return LEFT + WIDTH * math.log(n / lengths[0]) / math.log(lengths[-1] / lengths[0])
+
+    def y(ms: float) -> float:
+        return TOP + HEIGHT * (high - math.log10(ms)) / (high - low)
+
+    lines = tuple(
+        Line(f"{impl}, {variant}", impl, tuple((x(n), y(ms)) for n, ms in sorted(points.items())))
+        for (impl, variant), points in series.items()
+    )
+    x_ticks = tuple(Tick(x(n), str(n)) for n in lengths)
+    y_ticks = tuple(Tick(y(10.0**power), f"{10.0**power:g} ms") for power in range(low, high + 1))
+    return Chart(lines, x_ticks, y_ticks)

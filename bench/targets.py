@@ -1,0 +1,155 @@
+"""What the project wants to reach, as data, and how a run stands against it. No test depends on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .forward import case_of
+from .implementations import TILEWRIGHT
+from .long import LENGTHS, long_case
+from .rows import PEAK, VECTOR_PEAK, Row
+
+__all__ = ["GOALS", "Goal", "Results", "Verdict", "verdicts"]
+
+SIZE = (1, 8, 2048)  # B, H, N
+SDPA_GOALS = {("f32", "full"): 1.35, ("f32", "causal"): 1.5, ("bf16", "full"): 2.3, ("bf16", "causal"): 2.6}
+FLEX_GOALS = {"f32": 2.0, "bf16": 5.0}
+PEAK_GOALS = {"f32": 0.78, "bf16": 0.70}
+EXPONENT_GOALS = {"full": 2.1, "window": 1.1}  # 2 and 1, and room for what noise adds to a fit of two points
+RESIDENT_GOAL_MB = 200.0
+OVERHEAD_GOAL_US = 30.0
+STARTUP_GOALS_S = {"generate-cold": 8.0, "generate-cached": 4.0}
+
+
+class Results:
+    """Rows of one run, found by suite, case and implementation."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = {(row.suite, row.case, row.impl): row for row in rows}
+
+    def median_ms(self, suite: str, case: str, impl: str) -> float | None:
+        """Median of an implementation, or None where it was not measured."""
+        row = self._rows.get((suite, case, impl))
+        return row.median_ms if row else None
+
+    def gflops(self, suite: str, case: str, impl: str) -> float | None:
+        """GFLOP/s of an implementation, or None."""
+        row = self._rows.get((suite, case, impl))
+        return row.gflops if row else None
+
+    def extra(self, suite: str, case: str, impl: str, name: str) -> float | None:
+        """A suite's own measurement, or None."""
+        row = self._rows.get((suite, case, impl))
+        return row.extra.get(name) if row else None
+
+
+Measure = Callable[[Results], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A number to reach: at least (is_floor) or at most `wanted`, in `unit`."""
+
+    name: str
+    unit: str
+    wanted: float
+    is_floor: bool
+    measure: Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A goal and what was measured."""
+
+    goal: Goal
+    measured: float
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the measured number is on the right side of the wanted one."""
+        wanted = self.goal.wanted
+        return self.measured >= wanted if self.goal.is_floor else self.measured <= wanted
+
+
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    """Every goal that these rows measured, in the order of GOALS."""
+    results = Results(rows)
+    measured = ((goal, goal.measure(results)) for goal in GOALS)
+    return [Verdict(goal, value) for goal, value in measured if value is not None]
+
+
+def _ratio(top: float | None, bottom: float | None) -> float | None:
+    return top / bottom if top is not None and bottom else None
+
+
+def _speedup(case: str, peer: str) -> Measure:
+    return lambda r: _ratio(r.median_ms("forward", case, peer), r.median_ms("forward", case, TILEWRIGHT))
+
+
+def _share_of_vector_peak(case: str) -> Measure:
+    def measure(results: Results) -> float | None:
+        peak = results.gflops("forward", case, VECTOR_PEAK) or results.gflops("forward", case, PEAK)
+        return _ratio(results.gflops("forward", case, TILEWRIGHT), peak)
+
+    return measure
+
+
+def _exponent(variant: str, dtype: str) -> Measure:
+    """p of time = c N^p, through the second shortest and the longest length (fixed costs weigh less)."""
+    short, longest = LENGTHS[1], LENGTHS[-1]
+    cases = [str(long_case(variant, dtype, length)) for length in (short, longest)]
+
+    def measure(results: Results) -> float | None:
+        before, after = (results.median_ms("long", case, TILEWRIGHT) for case in cases)
+        growth = _ratio(after, before)
+        return math.log(growth) / math.log(longest / short) if growth else None
+
+    return measure
+
+
+def _forward_goals() -> Iterator[Goal]:
+    for (dtype, variant), wanted in SDPA_GOALS.items():
+        for head_dim in (64, 128):
+            case = str(case_of(variant, dtype, SIZE, head_dim))
+            yield Goal(f"{case} against SDPA", "x", wanted, True, _speedup(case, "sdpa"))
+    for dtype, wanted in PEAK_GOALS.items():
+        case = str(case_of("full", dtype, SIZE, 128))
+        yield Goal(f"{case} of the vector units' peak", "", wanted, True, _share_of_vector_peak(case))
+    for dtype, wanted in FLEX_GOALS.items():
+        for variant in ("window", "softcap", "alibi", "documents"):
+            case = str(case_of(variant, dtype, SIZE, 64))
+            yield Goal(f"{case} against FlexAttention", "x", wanted, True, _speedup(case, "flex"))
+
+
+def _long_goals() -> Iterator[Goal]:
+    for variant, wanted in EXPONENT_GOALS.items():
+        case = str(long_case(variant, "f32", LENGTHS[-1]))
+        yield Goal(f"{variant}: exponent of N", "", wanted, False, _exponent(variant, "f32"))
+        yield Goal(
+            f"{case} additional memory", "MB", RESIDENT_GOAL_MB, False, _extra("memory", case, "resident_mb")
+        )
+
+
+def _extra(suite: str, case: str, name: str) -> Measure:
+    return lambda r: r.extra(suite, case, TILEWRIGHT, name)
+
+
+def _startup_goals() -> Iterator[Goal]:
+    for case, wanted in STARTUP_GOALS_S.items():
+        yield Goal(case, "s", wanted, False, _seconds(case))
+
+
+def _seconds(case: str) -> Measure:
+    return lambda r: _ratio(r.median_ms("startup", case, TILEWRIGHT), 1e3)
+
+
+def _overhead_goal() -> Goal:
+    case = str(case_of("causal", "f32", (1, 8, 16), 64))
+    return Goal(
+        f"{case} call over SDPA's", "us", OVERHEAD_GOAL_US, False, _extra("overhead", case, "over_sdpa_us")
+    )
+
+
+GOALS: tuple[Goal, ...] = (*_forward_goals(), *_long_goals(), _overhead_goal(), *_startup_goals())

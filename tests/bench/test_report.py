@@ -1,0 +1,93 @@
+"""The report holds every case and error, its plots are in proportion, and it needs nothing from outside."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tilewright.bench.plot import BAR_WIDTH, bars, chart
+from tilewright.bench.report import render, write_report
+from tilewright.bench.rows import PEAK, Row
+
+
+def long_rows(timed_row) -> list[Row]:
+    return [
+        timed_row(
+            f"B1-H1-N{n}-D64-f32-{variant}", impl, scale * n, suite="long", shape=(1, 1, 1, n, n, 64, 64)
+        )
+        for n in (4096, 8192, 16384)
+        for variant, scale in (("full", 1.0), ("window", 0.1))
+        for impl in ("tilewright", "sdpa")
+    ]
+
+
+def test_every_case_and_error_is_in_the_report(timed_row, tmp_path: Path) -> None:
+    rows = [
+        timed_row("case-one", "tilewright", 1.0, gflops=10.0, fraction_of_peak=0.5),
+        timed_row("case-one", "sdpa", 2.0),
+        timed_row("case-two", "tilewright", 3.0, extra={"block_mask_ms": 4.25}),
+        Row("forward", "case-two", "flex", "cpu", error="wrong result: <error>"),
+        *long_rows(timed_row),
+    ]
+    write_report(tmp_path / "new" / "report.html", rows)
+    text = (tmp_path / "new" / "report.html").read_text()
+    for row in rows:
+        assert row.case in text
+    assert "wrong result: &lt;error&gt;" in text
+    assert "block_mask_ms 4.25" in text
+    assert text.count("<polyline") == 4
+
+
+def test_the_report_opens_without_a_network(timed_row) -> None:
+    text = render(long_rows(timed_row))
+    assert re.findall(r"(?:src|href|url|import)\s*[=(]\s*[\"']?[^\s>]*", text) == []
+    assert "//" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_report_is_well_formed(timed_row) -> None:
+    class Balance(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in {"meta", "br"}:
+                self.open.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    balance = Balance()
+    balance.feed(render([timed_row("a", "tilewright", 1.0), *long_rows(timed_row)]))
+    assert balance.open == []
+
+
+def test_an_empty_run_has_a_report() -> None:
+    assert "Every row" in render([])
+
+
+def test_bars_are_as_long_as_their_speed(timed_row) -> None:
+    found = bars([timed_row("a", "tilewright", 2.0), timed_row("a", "sdpa", 4.0), timed_row("a", PEAK, 0.1)])
+    assert [(bar.impl, bar.width) for bar in found] == [("tilewright", BAR_WIDTH), ("sdpa", BAR_WIDTH / 2)]
+
+
+def test_lines_are_straight_on_logarithmic_axes(timed_row) -> None:
+    drawn = chart(long_rows(timed_row))
+    assert drawn is not None
+    assert {line.name for line in drawn.lines} == {
+        f"{i}, {v}" for i in ("tilewright", "sdpa") for v in ("full", "window")
+    }
+    (x0, y0), (x1, y1), (x2, y2) = drawn.lines[0].points
+    assert x1 - x0 == pytest.approx(x2 - x1)
+    assert y1 - y0 == pytest.approx(y2 - y1)
+    assert drawn.left == x0 < x2 == drawn.right
+    assert drawn.top <= y2 < y0 <= drawn.bottom
+    assert [tick.label for tick in drawn.x_ticks] == ["4096", "8192", "16384"]
+
+
+def test_one_length_is_no_line(timed_row) -> None:
+    assert chart(long_rows(timed_row)[:4]) is None
