@@ -2,7 +2,7 @@
 
 The answer is two scalar expressions over the box's bounds, so that Python evaluates them and every target
 prints them. Integer comparisons go through linear forms (their bounds are tight: each atom occurs once),
-everything else through `intervals.RULES`. The answer is sound, not complete: a box may be left undecided,
+everything else through `rules.RULES`. The answer is sound, not complete: a box may be left undecided,
 never decided wrongly.
 """
 
@@ -15,9 +15,11 @@ from typing import Any
 
 from ..dtypes import Kind
 from ..expr import COMPARISON, Expr, Op, apply, const, loads, var
+from .arithmetic import scalar
 from .fold import FALSE, TRUE, all_of, any_of, is_at_most_zero, negated
-from .intervals import RULES, UNKNOWN, UNKNOWN_FLOAT, Interval, Truth, scalar
+from .interval import UNKNOWN, UNKNOWN_FLOAT, Interval, Truth
 from .linear import Linear
+from .rules import RULES
 from .summaries import Summary, indexed_by, summary_load, summary_pair
 
 _MAX_EXPANSIONS = 4  # of |x|, min, max and where in one comparison; beyond it their bounds are taken

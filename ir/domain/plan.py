@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..expr import Expr, Op, apply, const, var
+from ..expr import Expr, Op, apply, const, rebuild, var
 from .analysis import Decision, decide
 from .fold import TRUE, maximum, minimum
 from .linear import Linear, divide
@@ -53,8 +53,6 @@ class LoopPlan:
 
 def _renamed(e: Expr, named: dict[Expr, Expr]) -> Expr:
     """The expression with whole subexpressions replaced by their names; leaves stay as they are."""
-    from ..expr import rebuild
-
     if not e.args:
         return e
     return named.get(e) or rebuild(e, tuple(_renamed(arg, named) for arg in e.args))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import tilewright.ir.domain as domain
 from tilewright.ir.dtypes import DType, Kind
 from tilewright.ir.evaluate import evaluate
@@ -48,7 +49,6 @@ AFFINE = {
     "outside": ~near(i, j, 5),
     "doubled": 2 * j <= i,
     "ratio": j * M <= i * N,
-    "taxicab": apply(Op.ABS, i - 20) + apply(Op.ABS, j - 20) <= 15,
     "row_limit": ints("limit", i) > j,
     "captured": bools("mask", b, h, i, j),
     "not_captured": ~bools("mask", b, h, i, j),
@@ -57,6 +57,7 @@ AFFINE = {
     "rows_and_columns": bools("row_mask", i) & bools("column_mask", j),
 }
 SOUND = {
+    "taxicab": apply(Op.ABS, i - 20) + apply(Op.ABS, j - 20) <= 15,
     "global_and_window": CAUSAL & ((j < 4) | (i - j < 7)),
     "documents": CAUSAL & equal(ints("sorted", b, i), ints("sorted_columns", b, j)),
     "shuffled": equal(ints("shuffled", b, i), ints("shuffled_columns", b, j)),
