@@ -32,7 +32,7 @@ inline vm operator&&(vm a, vm b) { return a & b; }
 inline vm operator||(vm a, vm b) { return a | b; }
 inline vm operator==(vm a, vm b) { return !(a ^ b); }
 inline vm operator!=(vm a, vm b) { return a ^ b; }
-inline vm select(vm m, vm a, vm b) { return (m & a) | (!m & b); }
+inline vm select(vm m, vm a, vm b) { return (m & a) | ((!m) & b); }
 
 inline vi floor_mod(vi a, vi b) { return a - b * floor_div(a, b); }
 inline vi abs(vi a) { return max(a, -a); }

@@ -23,13 +23,13 @@ template <class Op> inline vf lane_by_lane(vf a, vf b, Op op) {
     return load(x);
 }
 
-// e^x = 2^t (1 + rest ln 2) where t + rest is x log2(e) to twice the precision. 2 ulp.
+// e^x = 2^n e^rest with |rest| < ln 2; n times the high part of ln 2 is exact. 2 ulp.
 inline vf exp(vf x) {
-    constexpr float LOG2E = 1.44269502f, LOG2E_REST = 1.92596303e-8f, LN2 = 0.693147181f;
+    constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693145752f, LN2_LOW = 1.42860677e-6f;
     vf bounded = min(128.0f, max(-128.0f, x));
-    vf t = bounded * LOG2E;
-    vf rest = fma(bounded, LOG2E_REST, fma(bounded, LOG2E, -t));
-    return exp2(t) * fma(rest, LN2, 1.0f);
+    vf n = floor(bounded * LOG2E);
+    vf rest = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, bounded));
+    return scale_by_power(exp2_fraction(rest * LOG2E), n);
 }
 
 // x = 2^exponent (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and ln(1 + f) = f + f^2 q(f).
@@ -67,7 +67,7 @@ inline vf log2(vf x) {  // 2 ulp
 inline vf tanh(vf x) {
     static constexpr float P[] = {-0.3333328204f, 0.1333144502f, -0.05373996372f, 0.02063993712f, -0.005705976678f};
     vf square = x * x, size = abs(x);
-    vf near_zero = fma(x * square, polynomial(square, P), x);
+    vf near_zero = x * fma(square, polynomial(square, P), 1.0f);
     vf far = vf(1.0f) - vf(2.0f) / (exp(size + size) + 1.0f);
     return select(size < vf(0.625f), near_zero, copysign(far, x));
 }
@@ -87,12 +87,18 @@ inline vf erf(vf x) {
 
 inline vf rsqrt(vf x) { return vf(1.0f) / sqrt(x); }
 
-// x = quarter pi/2 + angle, by pi/2 in three pieces; good to 1e-7 in the angle for |x| up to 1e5.
+// x = quarter pi/2 + angle, to 1e-7 while fused multiply-adds keep the product with pi/2 exact and
+// |x| <= ANGLE_LIMIT; beyond that (and at infinities) the C library's reduction, lane by lane.
+#if defined(__FMA__) || defined(__AVX512F__)
+constexpr float ANGLE_LIMIT = 1e5f;
+#else
+constexpr float ANGLE_LIMIT = 0.0f;
+#endif
 struct Angle { vi quarter; vf angle; };
 inline Angle reduce_angle(vf x) {
-    constexpr float TWO_OVER_PI = 0.636619772f, HIGH = 1.5707855f, MIDDLE = 1.08043341e-5f, LOW = 6.07711395e-11f;
+    constexpr float TWO_OVER_PI = 0.636619772f, HALF_PI = 1.57079637f, HALF_PI_REST = -4.37113883e-8f;
     vf n = rint(x * TWO_OVER_PI);
-    return {to_int(n), fma(n, -LOW, fma(n, -MIDDLE, fma(n, -HIGH, x)))};
+    return {to_int(n), fma(n, -HALF_PI_REST, fma(n, -HALF_PI, x))};
 }
 inline vf sine_of(Angle a) {
     static constexpr float SIN[] = {-0.1666665462f, 0.00833216174f, -0.0001951541872f};
@@ -103,13 +109,12 @@ inline vf sine_of(Angle a) {
     vf y = select((a.quarter & 1) == vi(0), sine, cosine);
     return as_float(as_int(y) ^ ((a.quarter & 2) << 30));
 }
-// Beyond 1e5 (and at infinities) the C library's reduction, lane by lane.
 inline vf sin(vf x) {
-    if (any(abs(x) > vf(1e5f))) return lane_by_lane(x, x, [](float a, float) { return std::sin(a); });
+    if (any(abs(x) > vf(ANGLE_LIMIT))) return lane_by_lane(x, x, [](float a, float) { return std::sin(a); });
     return sine_of(reduce_angle(x));
 }
 inline vf cos(vf x) {
-    if (any(abs(x) > vf(1e5f))) return lane_by_lane(x, x, [](float a, float) { return std::cos(a); });
+    if (any(abs(x) > vf(ANGLE_LIMIT))) return lane_by_lane(x, x, [](float a, float) { return std::cos(a); });
     Angle a = reduce_angle(x);
     a.quarter = a.quarter + 1;
     return sine_of(a);
