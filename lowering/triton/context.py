@@ -1,0 +1,160 @@
+"""What the kernels of one generated file share: names, constants, regions as functions, tile summaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...ir.domain import Summary
+from ...ir.dtypes import DType
+from ...ir.errors import LoweringError
+from ...ir.expr import Expr, Op, free_vars, loads, substitute, transform, var
+from ...ir.printer import Path
+from ...ir.program import Alloc, Program, Region
+from ...ir.shapes import COMPUTED, Shapes, TileType, infer, program_line
+from ...ir.spec import SIZES
+from .expressions import ExpressionWriter, folded
+
+CLASHES = ("tl", "triton", "torch", "range", "float", "int", "max", "min", "strides", "bucket", "tile_summary", "pid")
+
+
+class Names:
+    """Names of the generated file; ours give way to the program's."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = {*taken, *CLASHES}
+        self._renamed: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        """The text of a name of the program: itself, unless the generated file means something else by it."""
+        if name in CLASHES and name not in self._renamed:
+            self._renamed[name] = self.fresh(name)
+        return self._renamed.get(name, name)
+
+    def rename(self, name: str, text: str) -> None:
+        """Write a name of the program as `text`, a fresh name."""
+        self._renamed[name] = text
+
+    def fresh(self, name: str) -> str:
+        """A name nobody has yet: `name`, or with underscores after it."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+
+@dataclass(slots=True)
+class Context:
+    """State of one lowering. `constants`: module constants by name; `region_functions`: region -> text."""
+
+    program: Program
+    shapes: Shapes
+    names: Names
+    sizes: tuple[str, ...]
+    inlined: dict[str, Region] = field(default_factory=dict)
+    region_functions: dict[str, str] = field(default_factory=dict)
+    call_parameters: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = field(default_factory=dict)
+    functions: set[str] = field(default_factory=set)
+    constants: dict[str, str] = field(default_factory=dict)
+    constant_names: dict[str, str] = field(default_factory=dict)
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    stride_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def refuse(self, path: Path, reason: str, remedy: str) -> LoweringError:
+        """The error for a line that this target cannot express."""
+        return LoweringError(f"target triton: {reason}\n    {program_line(self.program, path)}\n  hint: {remedy}")
+
+    def inline(self, expr: Expr) -> Expr:
+        """The expression with every call of a region replaced by the region's body."""
+        return transform(expr, lambda node: self.body(node) if node.op is Op.CALL else None)
+
+    def body(self, node: Expr) -> Expr:
+        """The body of a called region with the call's arguments in it."""
+        region = self.inlined[str(node.attr)]
+        return substitute(region.body, {p.name: arg for p, arg in zip(region.params, node.args, strict=True)})
+
+    def tile(self, axis: str) -> str:
+        """Name of the constant for the elements along an axis, padded to a power of two; declares it."""
+        if axis in self.shapes.tiles:
+            return self._constant(f"TILE_{axis.upper()}", str(self.shapes.tiles[axis].tile))
+        size = self.shapes.sizes[axis]
+        name = self._constant(axis, str(size))
+        padded = padded_size(size)
+        return name if padded == size else self._constant(f"{axis}_PADDED", str(padded))
+
+    def size(self, dim: str) -> str:
+        """Text of a dimension: a constant, a literal or a kernel argument."""
+        return self._constant(dim, str(self.shapes.sizes[dim])) if dim in self.shapes.sizes else dim
+
+    def precision(self) -> str:
+        """Name of the constant for the input precision of float32 products."""
+        return self._constant("PRECISION", '"ieee"')
+
+    def _constant(self, name: str, value: str) -> str:
+        if name not in self.constant_names:
+            self.constant_names[name] = name if name in self.shapes.sizes else self.names.fresh(name)
+            self.constants[self.constant_names[name]] = value
+        return self.constant_names[name]
+
+    def strides(self, tensor: str) -> tuple[str, ...]:
+        """Names of a tensor's strides."""
+        if tensor not in self.stride_names:
+            dims = self.shapes.dims(tensor)
+            is_named = len(set(dims)) == len(dims) and all(dim.isidentifier() for dim in dims)
+            tags = [dim.lower() if is_named else str(n) for n, dim in enumerate(dims)]
+            if len(set(tags)) < len(tags):
+                tags = [str(n) for n in range(len(dims))]
+            self.stride_names[tensor] = tuple(self.names.fresh(f"stride_{self.names(tensor)}_{tag}") for tag in tags)
+        return self.stride_names[tensor]
+
+    def add_summary(self, summary: Summary) -> None:
+        """Make a tile summary known as a tensor of the kernels."""
+        if summary.name in self.summaries:
+            return
+        self.summaries[summary.name] = summary
+        self.names.rename(summary.name, self.names.fresh(summary.name))
+        dims = [var(dim) for dim in self.shapes.dims(summary.tensor)]
+        for position, tile in zip(summary.positions, summary.tiles, strict=True):
+            dims[position] = var(f"{dims[position]} // {tile}")
+        self.shapes.tensors[summary.name] = Alloc(summary.name, self.shapes.dtype(summary.tensor), tuple(dims))
+
+
+def padded_size(size: int) -> int:
+    """The least power of two, at least 16, that holds `size`: what a product on tensor cores can take."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def new_context(program: Program) -> Context:
+    """The context of a program, with its regions prepared. Raises ProgramError when its types do not fit."""
+    shapes = infer(program)
+    dims = [dim for param in program.params for dim in param.dims if isinstance(dim, str)]
+    sizes = tuple(dim for dim in dict.fromkeys((*SIZES, *dims)) if dim in dims and dim not in shapes.sizes)
+    context = Context(program, shapes, Names(_names_of(program, shapes)), sizes)
+    for region in program.regions:
+        _add_region(context, region)
+    return context
+
+
+def _names_of(program: Program, shapes: Shapes) -> set[str]:
+    regions = {region.name for region in program.regions}
+    parameters = {param.name for region in program.regions for param in region.params}
+    return {program.name, *shapes.sizes, *shapes.tensors, *shapes.names, *shapes.tiles, *regions, *parameters}
+
+
+def _add_region(context: Context, region: Region) -> None:
+    """Take a region in: as a function if it computes something from its arguments alone, else only to be inlined."""
+    body = folded(context.inline(region.body), context.shapes.sizes)
+    region = Region(region.name, region.params, body)
+    context.inlined[region.name] = region
+    if body.op in (Op.VAR, Op.CONST) or loads(body):
+        return
+    used = free_vars(body)
+    positions = tuple(n for n, param in enumerate(region.params) if param.name in used)
+    parameters = [region.params[n] for n in positions]
+    sizes = tuple(size for size in context.sizes if size in used and size not in {p.name for p in region.params})
+    context.call_parameters[region.name] = (positions, sizes)
+    local = Shapes(context.shapes.sizes, names={p.name: TileType(COMPUTED[p.kind]) for p in region.params})
+    writer = ExpressionWriter(local, context.names, str, {}, context.functions)
+    arguments = ", ".join(context.names(name) for name in (*(p.name for p in parameters), *sizes))
+    context.region_functions[region.name] = (
+        f"@triton.jit\ndef {context.names(region.name)}({arguments}):\n    return {writer.text(body, ())}\n"
+    )

@@ -1,0 +1,435 @@
+"""The walker: statements of one grid as the body of one Triton kernel, line by line, through one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.dtypes import DType, Kind
+from ...ir.expr import Expr, Op, free_vars, transform, var, walk
+from ...ir.printer import SUM, TERM, Path
+from ...ir.program import (
+    Alloc, Arrive, Barriers, Commit, Copy, Fill, Gemm, Grid, If, Let, Load, Operand, RangeLoop, Reduce, ReduceAdd,
+    Ref, Role, Statement, Store, Sync, TileAt, TileAxis, TileLoop, Tiles, Wait, WaitGroup, statements,
+)  # fmt: skip
+from ...ir.shapes import TileType
+from .bound import bound_names, expressions_of, tile_references
+from .context import Context, padded_size
+from .expressions import TRITON_TYPES, ExpressionWriter, folded
+from .loops import is_heavier_later, write_tile_loop
+from .memory import atomic_add_lines, element_place, load_lines, store_lines, tile_place
+
+MIN_CONTRACTED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel of the file: its name, what it takes, its body, and what the launcher must know of its grid."""
+
+    name: str
+    tensors: tuple[str, ...]
+    sizes: tuple[str, ...]
+    body: tuple[str, ...]
+    grid: Grid
+    stages: int | None
+    has_products: bool
+    restores: tuple[str, ...]
+
+
+class KernelWriter:
+    """Writes one grid. Its state is what has been bound so far; `line` and `block` append text."""
+
+    def __init__(self, context: Context, grid: Grid, path: Path) -> None:
+        self.context, self.shapes, self.grid, self.path = context, context.shapes, grid, path
+        self.expressions = ExpressionWriter(
+            context.shapes, context.names, self.index, context.call_parameters, context.functions
+        )
+        self.lines: list[str] = []
+        self.depth = 1
+        self.plans: dict[object, dict[str, Expr]] = {}
+        self._tensors: set[str] = set()
+        self._sizes: set[str] = set()
+        self._spans: dict[str, str] = {}
+        self._starts: dict[str, str] = {}
+        self._indices: dict[str, str] = {}
+        self._tiles_of: dict[str, str] = {}
+        self._elements: dict[Expr, str] = {}
+        self.wide: set[str] = set()
+        self._whole: set[str] = set()
+        self._given: dict[object, str] = {}
+
+    # Text
+
+    def line(self, *texts: str) -> None:
+        """Append lines at the current depth."""
+        self.lines += ["    " * self.depth + text for text in texts]
+
+    @contextmanager
+    def block(self, header: str) -> Iterator[None]:
+        """A block; what is bound or loaded inside is forgotten after it."""
+        self.line(header)
+        saved = dict(self._elements), dict(self._indices), dict(self._tiles_of), dict(self._starts), dict(self.plans)
+        self.depth += 1
+        first = len(self.lines)
+        yield
+        if len(self.lines) == first:
+            self.line("pass")
+        self.depth -= 1
+        self._elements, self._indices, self._tiles_of, self._starts, self.plans = saved
+
+    # Names
+
+    def use_tensor(self, tensor: str) -> tuple[str, ...]:
+        """Make a tensor an argument of the kernel; names of its strides."""
+        self._tensors.add(tensor)
+        return self.context.strides(tensor)
+
+    def use_size(self, dim: str) -> str:
+        """Text of a dimension; a run-time size becomes an argument of the kernel."""
+        if dim in self.context.sizes:
+            self._sizes.add(dim)
+        return self.context.size(dim)
+
+    def span(self, axis: str) -> str:
+        """Name of 0, 1, 2, … along an axis, defined at the top of the kernel."""
+        if axis not in self._spans:
+            self._spans[axis] = self.context.names.fresh(f"span_{axis.lower()}")
+        return self._spans[axis]
+
+    def given(self, key: object, name: str) -> str:
+        """The name given to what `key` stands for; the same one whenever it is asked for."""
+        if key not in self._given:
+            self._given[key] = self.context.names.fresh(name)
+        return self._given[key]
+
+    def start(self, tile: str) -> str:
+        """Name of a tile's first element, in 64 bits."""
+        return self._starts[tile]
+
+    def index(self, tile: str) -> str:
+        """Name of the indices that a tile covers; defines it at its first use."""
+        if tile not in self._indices:
+            name = self.given(("index", tile), f"index_{tile}")
+            self.define_index(name, tile)
+        return self.context.names(self._indices[tile])
+
+    def define_index(self, name: str, tile: str) -> None:
+        """Write `name = tile * TILE + span`."""
+        self.line(f"{self.context.names(name)} = {self.context.names(tile)} * {self.context.tile(tile)} + {self.span(tile)}")
+        self._indices[tile] = name
+        self._tiles_of[name] = tile
+
+    def bind_tile(self, name: str, is_whole: bool, body: tuple[Statement, ...]) -> None:
+        """Take note of a tile variable whose line has been written; `is_whole`: none of its tiles is ragged."""
+        self.forget({name})
+        (self._whole.add if is_whole else self._whole.discard)(name)
+        if name in tile_references(body):
+            self._starts[name] = start = self.given(("start", name), f"{name}_start")
+            self.line(f"{start} = tl.cast({self.context.names(name)}, tl.int64) * {self.context.tile(name)}")
+
+    def tile_of(self, index: Expr) -> str | None:
+        """The tile variable whose indices an expression is, if it is just that."""
+        if index.op is Op.INDEX:
+            return str(index.attr)
+        return self._tiles_of.get(str(index.attr)) if index.op is Op.VAR else None
+
+    def is_ragged(self, tile: str, dim: str) -> bool:
+        """Whether rows of a tile may lie past the end of a dimension."""
+        tiles = self.shapes.tiles[tile]
+        extent = folded(tiles.extent, self.shapes.sizes)
+        size = str(self.shapes.sizes.get(dim, dim))
+        if str(extent) != size:
+            return True
+        is_exact = extent.op is Op.CONST and int(size) % tiles.tile == 0
+        return tile not in self._whole and not is_exact
+
+    def is_wide(self, expr: Expr) -> bool:
+        """Whether the text of an integer computes in 64 bits."""
+        return not self.wide.isdisjoint(free_vars(expr))
+
+    def forget(self, names: set[str]) -> None:
+        """Drop what was derived from names that are bound anew."""
+        stale = set(names)
+        while True:
+            derived = {name for node, name in self._elements.items() if not stale.isdisjoint(dependencies(node))}
+            if derived <= stale:
+                break
+            stale |= derived
+        self._elements = {node: name for node, name in self._elements.items() if name not in stale}
+        self._tiles_of = {name: tile for name, tile in self._tiles_of.items() if not {name, tile} & stale}
+        self._indices = {tile: name for tile, name in self._indices.items() if not {name, tile} & stale}
+
+    # Expressions
+
+    def prepare(self, expr: Expr, path: Path) -> Expr:
+        """The expression ready to be written: regions resolved, literals folded, its loads written as lines."""
+        resolved = folded(transform(expr, self._resolve), self.shapes.sizes)
+        ready = transform(resolved, lambda node: self._element(node, path) if node.op is Op.LOAD else None)
+        self._note_sizes(ready)
+        return ready
+
+    def text(self, expr: Expr, axes: tuple[str, ...], path: Path, context: int = 0) -> str:
+        """Text of an expression over `axes`, after the lines that it needs."""
+        return self.expressions.text(self.prepare(expr, path), axes, context)
+
+    def _resolve(self, node: Expr) -> Expr | None:
+        if node.op is not Op.CALL:
+            return None
+        body = self.context.inlined[str(node.attr)].body
+        has_floor = any(part.op in (Op.FLOORDIV, Op.MOD) for part in walk(body))
+        is_plain = not has_floor or all(arg.kind is not Kind.INT or self.expressions.is_nonnegative(arg) for arg in node.args)
+        return None if str(node.attr) in self.context.call_parameters and is_plain else self.context.body(node)
+
+    def _note_sizes(self, expr: Expr) -> None:
+        for node in walk(expr):
+            names = (str(node.attr),) if node.op is Op.VAR else ()
+            if node.op is Op.CALL:
+                names = self.context.call_parameters[str(node.attr)][1]
+            self._sizes.update(name for name in names if name in self.context.sizes)
+
+    def _element(self, node: Expr, path: Path) -> Expr:
+        if node not in self._elements:
+            marks = [str(part.attr) for arg in node.args for part in walk(arg) if part.op in (Op.VAR, Op.INDEX)]
+            parts = dict.fromkeys([self.context.names(str(node.attr)), *marks])
+            name = self.given(node, "_".join(parts))
+            self.line(*load_lines(name, element_place(self, node, path)))
+            kind = TileType(self.shapes.dtype(str(node.attr)), self.expressions.axes(node))
+            self.shapes.names[name] = kind
+            self.expressions.may_be_negative.add(name)
+            self._elements[node] = name
+        return var(self._elements[node], node.kind)
+
+    def hoist(self, body: tuple[Statement, ...], extra: tuple[Expr, ...], bound: set[str], path: Path) -> None:
+        """Write, before a loop, the element loads of its body that do not change in it."""
+        self.forget(bound)
+        for expr in (*extra, *expressions_of(body)):
+            resolved = folded(transform(expr, self._resolve), self.shapes.sizes)
+            for node in walk(resolved):
+                if node.op is Op.LOAD and bound.isdisjoint(dependencies(node)):
+                    self.prepare(node, path)
+
+    # Statements
+
+    def kernel(self, name: str) -> Kernel:
+        """The whole kernel."""
+        self._open_grid()
+        self.body(self.grid.body, self.path)
+        spans = [f"    {name} = tl.arange(0, {self.context.tile(axis)})" for axis, name in self._spans.items()]
+        inside = list(statements(self.grid.body))
+        params = [*(p.name for p in self.context.program.params), *self._allocated(), *self.context.summaries]
+        stages = [s.stages for s in inside if isinstance(s, TileLoop) and s.stages > 1]
+        return Kernel(
+            name=name,
+            tensors=tuple(param for param in params if param in self._tensors),
+            sizes=tuple(size for size in self.context.sizes if size in self._sizes),
+            body=(*spans, *self.lines),
+            grid=self.grid,
+            stages=max(stages, default=None),
+            has_products=any(isinstance(s, Gemm) for s in inside),
+            restores=tuple(dict.fromkeys(s.target.name for s in inside if isinstance(s, ReduceAdd))),
+        )
+
+    def _allocated(self) -> list[str]:
+        return [s.name for s in self.context.program.body if isinstance(s, Alloc)]
+
+    def _open_grid(self) -> None:
+        """Write the grid's variables from the program id: the last one varies fastest."""
+        self.line("pid = tl.program_id(0)")
+        heavier_later = self.grid.order == "longest_first" and is_heavier_later(self)
+        is_reversed = self.grid.order == "descending" or heavier_later
+        rest = "pid"
+        for position in reversed(range(len(self.grid.names))):
+            name, extent = self.grid.names[position], self.grid.extents[position]
+            text = self.context.names(name)
+            count = self._extent(extent, name)
+            value = rest if position == 0 else f"{rest} % {count}"
+            if isinstance(extent, Tiles):
+                note = "  # heavy tiles first" if heavier_later else ""
+                self.line(f"{text} = {count} - 1 - {value}{note}" if is_reversed else f"{text} = {value}")
+                self.bind_tile(name, False, self.grid.body)
+            else:
+                self.wide.add(name)
+                self.line(f"{text} = ({value}).to(tl.int64)" if " " in value else f"{text} = {value}.to(tl.int64)")
+            rest = f"{rest} // {count}"
+
+    def _extent(self, extent: Expr | Tiles, name: str) -> str:
+        if isinstance(extent, Tiles):
+            count = self.context.names.fresh(f"tiles_{name}")
+            size = self.text(extent.extent, (), self.path)
+            self.line(f"{count} = tl.cdiv({size}, {self.context.tile(name)})")
+            return count
+        return self.text(extent, (), self.path, TERM + 1)
+
+    def body(self, body: tuple[Statement, ...], path: Path) -> None:
+        """The statements of a block."""
+        for position, statement in enumerate(body):
+            WRITERS[type(statement)](self, statement, (*path, position))
+
+
+def dependencies(node: Expr) -> set[str]:
+    """Names and tile variables that an expression's value depends on."""
+    return {str(part.attr) for part in walk(node) if part.op in (Op.VAR, Op.INDEX)}
+
+
+def _load(writer: KernelWriter, s: Load, path: Path) -> None:
+    writer.forget({s.name})
+    writer.line(*load_lines(writer.context.names(s.name), tile_place(writer, s.source, path)))
+
+
+def _store(writer: KernelWriter, s: Store, path: Path) -> None:
+    place = tile_place(writer, s.target, path)
+    writer.line(*store_lines(place, writer.text(s.value, place.axes, path)))
+
+
+def _reduce_add(writer: KernelWriter, s: ReduceAdd, path: Path) -> None:
+    if s.after is not None:
+        raise writer.context.refuse(path, "reduce_add in a given order", "drop after=, or lower to another target")
+    place = tile_place(writer, s.target, path)
+    writer.line(*atomic_add_lines(place, writer.text(s.value, place.axes, path)))
+
+
+def _shape(writer: KernelWriter, axes: tuple[str, ...]) -> str:
+    return f"[{', '.join(writer.context.tile(axis) for axis in axes)}]"
+
+
+def _fill(writer: KernelWriter, s: Fill, path: Path) -> None:
+    value = writer.text(s.value, (), path)
+    shape, dtype = _shape(writer, s.axes), TRITON_TYPES[s.dtype]
+    writer.forget({s.name})
+    name = writer.context.names(s.name)
+    if value in ("0", "0.0"):
+        writer.line(f"{name} = tl.zeros({shape}, dtype={dtype})")
+    else:
+        writer.line(f"{name} = tl.full({shape}, {value}, dtype={dtype})")
+
+
+def _let(writer: KernelWriter, s: Let, path: Path) -> None:
+    writer.forget({s.name})
+    if s.value.op is Op.INDEX:
+        writer.define_index(s.name, str(s.value.attr))
+        return
+    ready = writer.prepare(s.value, path)
+    axes = writer.shapes.names[s.name].axes
+    text = writer.expressions.text(ready, axes)
+    if set(writer.expressions.axes(ready)) != set(axes):
+        text = f"tl.broadcast_to({text}, {_shape(writer, axes)})"
+    if ready.kind is Kind.INT:
+        if writer.is_wide(ready):
+            writer.wide.add(s.name)
+        if not writer.expressions.is_nonnegative(ready):
+            writer.expressions.may_be_negative.add(s.name)
+    writer.line(f"{writer.context.names(s.name)} = {text}")
+
+
+def _gemm(writer: KernelWriter, s: Gemm, path: Path) -> None:
+    if s.is_async:
+        raise writer.context.refuse(path, "gemm_async", "write gemm; Triton overlaps products by itself")
+    left, right = _operand(writer, s.left, "left", path), _operand(writer, s.right, "right", path)
+    left_type, right_type = writer.shapes.operand(s.left), writer.shapes.operand(s.right)
+    shared = next(axis for axis in left_type.axes if axis in right_type.axes)
+    _check_product(writer, (left_type, right_type), shared, path)
+    if left_type.dtype is not right_type.dtype:
+        left, right = (f"{t}.to(tl.float32)" for t in (left, right))
+    left = f"tl.trans({left})" if left_type.axes[0] == shared else left
+    right = f"tl.trans({right})" if right_type.axes[1] == shared else right
+    arguments = [left, right]
+    result = writer.shapes.gemm(s).axes
+    if s.into is not None:
+        arguments.append(writer.text(s.into, result, path))
+    if DType.F32 in (left_type.dtype, right_type.dtype):
+        arguments.append(f"input_precision={writer.context.precision()}")
+    writer.forget({s.name})
+    writer.line(f"{writer.context.names(s.name)} = tl.dot({', '.join(arguments)})")
+
+
+def _operand(writer: KernelWriter, operand: Operand, side: str, path: Path) -> str:
+    if isinstance(operand, str):
+        return writer.context.names(operand)
+    name = writer.context.names.fresh(f"{side}_{operand.name}")
+    writer.line(*load_lines(name, tile_place(writer, operand, path)))
+    return name
+
+
+PRODUCT_TYPES = (DType.F32, DType.BF16, DType.F16)
+
+
+def _check_product(writer: KernelWriter, operands: tuple[TileType, TileType], shared: str, path: Path) -> None:
+    for operand in operands:
+        if operand.dtype not in PRODUCT_TYPES:
+            remedy = f"cast the operand to one of {', '.join(t.value for t in PRODUCT_TYPES)}"
+            raise writer.context.refuse(path, f"a product of {operand.dtype.value} tiles", remedy)
+        if len(operand.axes) != 2:
+            raise writer.context.refuse(path, f"a product of a tile with {len(operand.axes)} axes", "use tiles of 2 axes")
+    if writer.shapes.extent(shared) < MIN_CONTRACTED and shared in writer.shapes.tiles:
+        reason = f"a product over {writer.shapes.extent(shared)} elements of {shared}"
+        raise writer.context.refuse(path, reason, f"make the tile at least {MIN_CONTRACTED}")
+
+
+def _reduce(writer: KernelWriter, s: Reduce, path: Path) -> None:
+    source = writer.shapes.names[s.source]
+    position = source.axes.index(s.axis)
+    text = writer.expressions.text(var(s.source, source.dtype.kind), source.axes)
+    size = writer.shapes.sizes.get(s.axis)
+    if s.axis not in writer.shapes.tiles and size is not None and padded_size(size) != size:
+        wide = ", ".join(":" if axis == s.axis else "None" for axis in source.axes)
+        neutral = "0" if s.op == "sum" else 'float("-inf")'
+        text = f"tl.where(({writer.span(s.axis)} < {writer.use_size(s.axis)})[{wide}], {text}, {neutral})"
+    writer.forget({s.name})
+    writer.line(f"{writer.context.names(s.name)} = tl.{s.op}({text}, {position})")
+
+
+def _tile_at(writer: KernelWriter, s: TileAt, path: Path) -> None:
+    writer.line(f"{writer.context.names(s.name)} = {writer.text(s.number, (), path)}")
+    writer.bind_tile(s.name, False, writer.grid.body)
+
+
+def _range_loop(writer: KernelWriter, s: RangeLoop, path: Path) -> None:
+    bound = {s.name, *bound_names(s.body)}
+    start, stop = writer.text(s.start, (), path), writer.text(s.stop, (), path)
+    writer.hoist(s.body, (), bound, path)
+    with writer.block(f"for {writer.context.names(s.name)} in tl.range({start}, {stop}):"):
+        writer.body(s.body, path)
+
+
+def _if(writer: KernelWriter, s: If, path: Path) -> None:
+    condition = writer.text(s.condition, (), path)
+    with writer.block(f"if {condition}:"):
+        writer.body(s.body, path)
+    writer.forget(bound_names(s.body))
+
+
+COMES_LATER = "the cuda target, which has it, comes later; write the program without it"
+
+
+def _refused(what: str, remedy: str = COMES_LATER) -> Callable[[KernelWriter, Any, Path], None]:
+    def refuse(writer: KernelWriter, statement: Any, path: Path) -> None:
+        raise writer.context.refuse(path, what, remedy)
+
+    return refuse
+
+
+WRITERS: dict[type, Callable[[KernelWriter, Any, Path], None]] = {
+    Load: _load,
+    Store: _store,
+    ReduceAdd: _reduce_add,
+    Fill: _fill,
+    Let: _let,
+    Gemm: _gemm,
+    Reduce: _reduce,
+    TileAt: _tile_at,
+    TileLoop: write_tile_loop,
+    RangeLoop: _range_loop,
+    If: _if,
+    Alloc: _refused("alloc inside a grid", "Triton places tiles itself: use load, and alloc global buffers outside the grids"),
+    Copy: _refused("copy between memories", "use load and store: Triton makes the copies asynchronous by itself (stages=)"),
+    Barriers: _refused("barriers"),
+    Arrive: _refused("arrive"),
+    Wait: _refused("wait"),
+    Commit: _refused("commit"),
+    WaitGroup: _refused("wait_group"),
+    Sync: _refused("sync"),
+    Role: _refused("roles"),
+    Grid: _refused("a grid inside a grid", "put all its variables in one grid"),
+}

@@ -1,0 +1,140 @@
+"""The Python function of a generated file: checks, allocates outputs, computes tile summaries, launches the grids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.domain import Summary
+from ...ir.dtypes import DType
+from ...ir.errors import LoweringError
+from ...ir.expr import Expr, free_vars
+from ...ir.printer import print_expr
+from ...ir.program import Alloc, Param, TileLoop, Tiles, statements
+from .context import Context
+from .expressions import folded
+from .kernel import Kernel
+from .memory import wrapped
+
+TORCH_TYPES = {
+    DType.F64: "torch.float64", DType.F32: "torch.float32", DType.BF16: "torch.bfloat16", DType.F16: "torch.float16",
+    DType.I64: "torch.int64", DType.I32: "torch.int32", DType.I16: "torch.int16", DType.I8: "torch.int8",
+    DType.U8: "torch.uint8", DType.BOOL: "torch.bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """The function's parameters, its docstring's lines on tensors, its body."""
+
+    signature: str
+    tensors: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
+def write_launcher(context: Context, kernels: list[Kernel]) -> Launcher:
+    """The launcher of all kernels of a program, in order."""
+    params = context.program.params
+    inputs = [p for p in params if not p.is_output]
+    outputs = [p for p in params if p.is_output]
+    names = [context.names(p.name) for p in outputs]
+    signature = ", ".join([*(context.names(p.name) for p in inputs), "*", *(f"{name}=None" for name in names)])
+    tensors = [f"{context.names(p.name)}: {p.dtype.value} [{', '.join(map(str, p.dims))}]" for p in params]
+    lines = [*_sizes(context, inputs), *_outputs(context, inputs, outputs), *_checks(context, params)]
+    lines += [_buffer(context, inputs, alloc) for alloc in context.program.body if isinstance(alloc, Alloc)]
+    lines += [_summary(context, table) for table in context.summaries.values()]
+    lines.append(f"with torch.cuda.device_of({context.names(inputs[0].name)}):")
+    for kernel in kernels:
+        lines += [f"    {line}" for line in _launch(context, kernel)]
+    lines.append(f"return {', '.join(names)}")
+    return Launcher(signature, tuple(tensors), tuple(lines))
+
+
+def _sizes(context: Context, inputs: list[Param]) -> list[str]:
+    """Bind every run-time size from the first input that has it."""
+    known: set[str] = set()
+    lines = []
+    for param in inputs:
+        new = [dim for dim in param.dims if dim in context.sizes and dim not in known]
+        if new:
+            parts = [str(dim) if dim in new else "_" for dim in param.dims]
+            lines.append(f"{', '.join(parts)}{',' if len(parts) == 1 else ''} = {context.names(param.name)}.shape")
+            known.update(str(dim) for dim in new)
+    missing = sorted(set(context.sizes) - known)
+    if missing:
+        raise LoweringError(
+            f"target triton: size {missing[0]} of {context.program.name} is no dimension of an input, so the launcher "
+            "cannot know it; add an input that has it"
+        )
+    return lines
+
+
+def _shape(context: Context, dims: tuple[str | int, ...]) -> str:
+    parts = [str(context.shapes.sizes.get(str(dim), dim)) for dim in dims]
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+def _outputs(context: Context, inputs: list[Param], outputs: list[Param]) -> list[str]:
+    lines = []
+    device = f"{context.names(inputs[0].name)}.device"
+    for param in outputs:
+        name = context.names(param.name)
+        lines.append(f"if {name} is None:")
+        made = f"torch.empty({_shape(context, param.dims)}, dtype={TORCH_TYPES[param.dtype]}, device={device})"
+        lines.append(f"    {name} = {made}")
+    return lines
+
+
+def _checks(context: Context, params: tuple[Param, ...]) -> list[str]:
+    rows = [
+        f'    ("{p.name}", {context.names(p.name)}, {TORCH_TYPES[p.dtype]}, {_shape(context, p.dims)}),' for p in params
+    ]
+    return [
+        "for name, tensor, dtype, shape in (", *rows, "):",
+        "    if tensor.dtype != dtype or tuple(tensor.shape) != shape:",
+        '        got = f"{tensor.dtype} {tuple(tensor.shape)}"',
+        f'        raise ValueError(f"{context.program.name}: {{name}} is {{got}}, wanted {{dtype}} {{shape}}")',
+    ]  # fmt: skip
+
+
+def _buffer(context: Context, inputs: list[Param], alloc: Alloc) -> str:
+    dims = [print_expr(folded(dim, context.shapes.sizes)) for dim in alloc.dims]
+    shape = f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
+    device = f"{context.names(inputs[0].name)}.device"
+    return f"{context.names(alloc.name)} = torch.empty({shape}, dtype={TORCH_TYPES[alloc.dtype]}, device={device})"
+
+
+def _summary(context: Context, summary: Summary) -> str:
+    tiles = ", ".join(f"{dim}: {tile}" for dim, tile in zip(summary.positions, summary.tiles, strict=True))
+    reduce = "torch.amin" if summary.op == "min" else "torch.amax"
+    return f"{context.names(summary.name)} = tile_summary({context.names(summary.tensor)}, {reduce}, {{{tiles}}})"
+
+
+def _launch(context: Context, kernel: Kernel) -> list[str]:
+    counts = [_count(context, extent) for extent in kernel.grid.extents]
+    tensors = [context.names(name) for name in kernel.tensors]
+    size_class = f"size_class({', '.join(tiled_sizes(context, kernel))})"
+    return [
+        f"programs = {' * '.join(counts)}",
+        "if programs > 0:",
+        f"    {kernel.name}[(programs,)](",
+        f"        {', '.join(tensors)},",
+        *(f"        {line}" for line in wrapped([f"*strides({name})" for name in tensors])),
+        f"        {', '.join([*kernel.sizes, size_class])},",
+        "    )",
+    ]
+
+
+def _count(context: Context, extent: Expr | Tiles) -> str:
+    if isinstance(extent, Tiles):
+        size = print_expr(folded(extent.extent, context.shapes.sizes))
+        return f"triton.cdiv({size}, {extent.tile})"
+    text = print_expr(folded(extent, context.shapes.sizes))
+    return text if text.isidentifier() or text.isdigit() else f"({text})"
+
+
+def tiled_sizes(context: Context, kernel: Kernel) -> list[str]:
+    """Run-time sizes that the kernel cuts into tiles: what its time depends on."""
+    loops = [s.tiles for s in statements(kernel.grid.body) if isinstance(s, TileLoop)]
+    tiles = [extent for extent in kernel.grid.extents if isinstance(extent, Tiles)]
+    used = set().union(*(free_vars(t.extent) for t in (*tiles, *loops)))
+    return [size for size in context.sizes if size in used]

@@ -1,0 +1,160 @@
+"""Tile loops: ranges from the domain analysis, so that empty tiles are never visited and full ones need no mask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...ir.domain import LoopPlan, plan
+from ...ir.domain.fold import FALSE, TRUE, all_of, negated
+from ...ir.expr import Expr, Op, apply, const, free_vars, select, substitute, var
+from ...ir.printer import Path
+from ...ir.program import TileLoop, statements
+from .bound import bound_names
+from .expressions import folded
+
+if TYPE_CHECKING:
+    from .kernel import KernelWriter
+
+BOUNDS = ("lo", "hi", "full_lo", "full_hi")
+
+
+def loop_plan(writer: KernelWriter, loop: TileLoop) -> tuple[LoopPlan, str | None]:
+    """The plan of a tile loop, over variables named after its own and its row's tile variable; the latter."""
+    predicate, row = TRUE, None
+    if loop.where is not None:
+        rows = [str(arg.attr) for arg in loop.where.args if arg.op is Op.VAR and str(arg.attr) in writer.shapes.tiles]
+        row = next((name for name in rows if name != loop.name), None)
+        predicate = folded(writer.context.body(loop.where), writer.shapes.sizes)
+    extent = folded(loop.tiles.extent, writer.shapes.sizes)
+    row_tile = writer.shapes.tiles[row].tile if row else 1
+    return plan(
+        predicate, row_tile, loop.tiles.tile, row=row or "no_row", column=loop.name, extent=extent
+    ), row
+
+
+def is_heavier_later(writer: KernelWriter) -> bool:
+    """Whether later row tiles of the grid visit more column tiles: the end of a loop grows with them, not its start."""
+    ends: set[str] = set()
+    starts: set[str] = set()
+    for statement in statements(writer.grid.body):
+        if isinstance(statement, TileLoop):
+            found, _ = loop_plan(writer, statement)
+            ends |= free_vars(found.hi)
+            starts |= free_vars(found.lo)
+    rows = {f"{name}_{end}" for name in writer.grid.names for end in ("lo", "hi", "tile")}
+    return bool(ends & rows) and not starts & rows
+
+
+def write_tile_loop(writer: KernelWriter, s: TileLoop, path: Path) -> None:
+    """A tile loop over the part of the domain that it names."""
+    found, row = loop_plan(writer, s)
+    for summary in found.summaries:
+        writer.context.add_summary(summary)
+    values = _bounds(writer, s, found, row, path)
+    start, stop, skip = _range(s.part, found, values)
+    if start is stop:
+        return
+    rest = substitute(_condition(s.part, found, values, s.name), values)
+    writer.hoist(s.body, (rest,), {s.name, *_own_names(s.name), *bound_names(s.body)}, path)
+    is_direct = skip is None and s.order == "ascending"
+    counter = s.name if is_direct else writer.context.names.fresh("step")
+    stages = f", num_stages={s.stages}" if s.stages > 1 else ""
+    limits = f"{writer.text(start, (), path)}, {writer.text(stop, (), path)}"
+    with writer.block(f"for {writer.context.names(counter)} in tl.range({limits}{stages}):"):
+        if not is_direct:
+            _write_number(writer, s, (start, stop, skip), counter, path)
+        _write_body(writer, s, rest, path)
+
+
+def _own_names(name: str) -> set[str]:
+    return {f"{name}_lo", f"{name}_hi", f"{name}_tile"}
+
+
+def _bounds(writer: KernelWriter, s: TileLoop, found: LoopPlan, row: str | None, path: Path) -> dict[str, Expr]:
+    """Write the bounds as lines, once for all loops over one domain; their values by the plan's names."""
+    key = (s.where, s.tiles, s.name)
+    if key in writer.plans:
+        return writer.plans[key]
+    values = _row_bounds(writer, found, row, path)
+    for name, value in found.assignments:
+        value = substitute(value, values)
+        if value.op not in (Op.CONST, Op.VAR):
+            text = writer.text(value, (), path)
+            fresh = writer.context.names.fresh(name)
+            writer.line(f"{fresh} = {text}")
+            value = var(fresh)
+        values[name] = value
+    writer.plans[key] = values
+    return values
+
+
+def _row_bounds(writer: KernelWriter, found: LoopPlan, row: str | None, path: Path) -> dict[str, Expr]:
+    """First and last row of the row tile, as lines where the plan asks for them."""
+    if row is None:
+        return {}
+    used = set().union(*(free_vars(getattr(found, name)) for name in (*BOUNDS, "may_rest", "must_rest")))
+    values: dict[str, Expr] = {f"{row}_tile": var(row)}
+    tiles = writer.shapes.tiles[row]
+    first = var(row) * tiles.tile
+    last = apply(Op.MIN, first + tiles.tile, tiles.extent) - 1
+    for name, value in ((f"{row}_lo", first), (f"{row}_hi", last)):
+        if name in used:
+            fresh = writer.context.names.fresh(name)
+            writer.line(f"{fresh} = {writer.text(value, (), path)}")
+            values[name] = var(fresh)
+    return values
+
+
+def _range(part: str, found: LoopPlan, values: dict[str, Expr]) -> tuple[Expr, Expr, tuple[Expr, Expr] | None]:
+    """First and one-past-last step; with a skip (from, count), steps from `from` on stand for tiles `count` later."""
+    lo, hi, full_lo, full_hi = (values[name] for name in BOUNDS)
+    if part == "full":
+        return (full_lo, full_hi, None) if found.must_rest is not FALSE else (lo, lo, None)
+    if part == "any" or found.must_rest not in (TRUE, FALSE):
+        return lo, hi, None
+    if full_lo is lo:
+        return full_hi, hi, None
+    if full_hi is hi:
+        return lo, full_lo, None
+    return lo, hi - (full_hi - full_lo), (full_lo, full_hi - full_lo)
+
+
+def _condition(part: str, found: LoopPlan, values: dict[str, Expr], name: str) -> Expr:
+    """What is left to ask of a single tile."""
+    if part == "full":
+        return found.must_rest
+    if part == "any" or found.must_rest in (TRUE, FALSE):
+        return found.may_rest
+    inside = [found.must_rest]
+    if values["full_lo"] is not values["lo"]:
+        inside.append(apply(Op.LE, values["full_lo"], var(name)))
+    if values["full_hi"] is not values["hi"]:
+        inside.append(apply(Op.LT, var(name), values["full_hi"]))
+    return all_of(found.may_rest, negated(all_of(*inside)))
+
+
+def _write_number(
+    writer: KernelWriter, s: TileLoop, steps: tuple[Expr, Expr, tuple[Expr, Expr] | None], counter: str, path: Path
+) -> None:
+    """The tile number from the step: descending, and past the skipped tiles."""
+    start, stop, skip = steps
+    value = var(counter) if s.order == "ascending" else folded(start + stop - 1 - var(counter), {})
+    if skip is not None:
+        writer.line(f"{writer.context.names(s.name)} = {writer.text(value, (), path)}")
+        value = var(s.name) + select(apply(Op.LT, var(s.name), skip[0]), 0, skip[1])
+    writer.line(f"{writer.context.names(s.name)} = {writer.text(value, (), path)}")
+
+
+def _write_body(writer: KernelWriter, s: TileLoop, rest: Expr, path: Path) -> None:
+    is_whole = s.part == "full"
+    if rest is TRUE:
+        writer.bind_tile(s.name, is_whole, s.body)
+        writer.body(s.body, path)
+        return
+    first = var(s.name) * s.tiles.tile
+    last = first + (s.tiles.tile - 1) if is_whole else apply(Op.MIN, first + s.tiles.tile, s.tiles.extent) - 1
+    own = {f"{s.name}_lo": first, f"{s.name}_hi": last, f"{s.name}_tile": var(s.name)}
+    condition = writer.text(substitute(rest, own), (), path)
+    with writer.block(f"if {condition}:"):
+        writer.bind_tile(s.name, is_whole, s.body)
+        writer.body(s.body, path)

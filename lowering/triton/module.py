@@ -1,0 +1,149 @@
+"""A program as one Triton file: kernels, the functions they call, the launcher, put together by a template."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+
+import jinja2
+
+from ...ir.errors import LoweringError
+from ...ir.program import Alloc, Grid, Program
+from .context import Context, new_context
+from .functions import FUNCTIONS
+from .kernel import Kernel, KernelWriter
+from .launcher import write_launcher
+from .memory import wrapped
+from .tuning import ARCHES, configurations
+
+ALIGNED = 16  # Triton asks whether an integer argument is divisible by this
+
+
+@dataclass(frozen=True, slots=True)
+class KernelText:
+    """A kernel as the template shows it."""
+
+    name: str
+    is_tuned: bool
+    restores: str
+    parameters: list[str]
+    unspecialised: list[str]
+    body: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A generated file: its text, and its kernels as compile reports need them."""
+
+    source: str
+    kernels: tuple[Kernel, ...]
+    context: Context
+    configs: dict[str, tuple[tuple[int, int], ...]]
+
+
+def write_module(program: Program, arch: str) -> Module:
+    """The file of a program. Raises LoweringError for a line that Triton cannot express or an unknown `arch`."""
+    if arch not in ARCHES:
+        raise LoweringError(f"target triton: unknown architecture {arch!r}; wanted one of {', '.join(ARCHES)}")
+    context = new_context(program)
+    _check_tiles(context)
+    kernels = _kernels(context)
+    launcher = write_launcher(context, kernels)
+    configs = _configs(context, kernels)
+    called = [context.region_functions[name] for name in context.region_functions if _is_called(name, context, kernels)]
+    text = _template().render(
+        name=context.names(program.name),
+        digest=hashlib.sha256(str(program).encode()).hexdigest(),
+        arch=arch,
+        call=f"{context.names(program.name)}({launcher.signature})",
+        constants=_constants(context),
+        configs=[(key, ", ".join(map(str, rows))) for key, rows in configs.items()],
+        functions=[*(FUNCTIONS[name] for name in FUNCTIONS if name in context.functions), *called],
+        kernels=[_kernel_text(context, kernel) for kernel in kernels],
+        has_summaries=bool(context.summaries),
+        launcher=launcher,
+    )
+    return Module(text, tuple(kernels), context, configs)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    text = (FilePath(__file__).parent / "module.py.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(text)
+
+
+def _check_tiles(context: Context) -> None:
+    for name, tiles in context.shapes.tiles.items():
+        if tiles.tile & (tiles.tile - 1):
+            lower = 1 << (tiles.tile.bit_length() - 1)
+            raise LoweringError(
+                f"target triton: tile variable {name} of {context.program.name} has tiles of {tiles.tile}; Triton's "
+                f"tiles are powers of two: write {lower} or {2 * lower}"
+            )
+
+
+def _kernels(context: Context) -> list[Kernel]:
+    body = context.program.body
+    grids = [position for position, statement in enumerate(body) if isinstance(statement, Grid)]
+    kernels = []
+    for position, statement in enumerate(body):
+        if isinstance(statement, Grid):
+            number = "" if len(grids) == 1 else f"_{len(kernels) + 1}"
+            name = context.names.fresh(f"{context.program.name}_kernel{number}")
+            kernels.append(KernelWriter(context, statement, (position,)).kernel(name))
+        elif not isinstance(statement, Alloc) or statement.space != "global":
+            reason = "a statement outside every grid that is no global alloc"
+            raise context.refuse((position,), reason, "move it into a grid")
+    return kernels
+
+
+def _is_called(region: str, context: Context, kernels: list[Kernel]) -> bool:
+    call = f"{context.names(region)}("
+    return any(call in line for kernel in kernels for line in kernel.body)
+
+
+def _configs(context: Context, kernels: list[Kernel]) -> dict[str, tuple[tuple[int, int], ...]]:
+    products = [kernel for kernel in kernels if kernel.has_products]
+    if not products:
+        return {}
+    sizes = context.shapes.sizes.values()
+    row_bytes = max(sizes, default=64) * max(param.dtype.bytes for param in context.program.params[:1])
+    return configurations(products[0], row_bytes)
+
+
+def _kernel_text(context: Context, kernel: Kernel) -> KernelText:
+    strides = [context.strides(name) for name in kernel.tensors]
+    groups = [[context.names(name) for name in kernel.tensors], *(list(names) for names in strides), [*kernel.sizes, "size_class"]]
+    variable = [name for tensor in kernel.tensors for name in unspecialised_strides(context, tensor)]
+    restores = f", restore_value=[{', '.join(repr(name) for name in kernel.restores)}]" if kernel.restores else ""
+    return KernelText(
+        name=kernel.name,
+        is_tuned=kernel.has_products,
+        restores=restores.replace("'", '"'),
+        parameters=[line for group in groups for line in wrapped(group)],
+        unspecialised=wrapped([f'"{name}"' for name in (*variable, *kernel.sizes, "size_class")]),
+        body=kernel.body,
+    )
+
+
+def unspecialised_strides(context: Context, tensor: str) -> tuple[str, ...]:
+    """Strides that change with run-time lengths in ways Triton would compile anew for.
+
+    Rows of a fixed length divisible by 16 make every outer stride of a dense tensor divisible by 16, whatever the
+    other sizes are. Elsewhere divisibility is left out of the kernel's type; the last stride (usually 1) never is.
+    """
+    last = context.shapes.dims(tensor)[-1:]
+    size = context.shapes.sizes.get(last[0], int(last[0]) if last[0].isdigit() else 1) if last else 1
+    names = context.strides(tensor)
+    return () if size % ALIGNED == 0 else names[:-1]
+
+
+def _constants(context: Context) -> list[tuple[str, str]]:
+    """Module constants: fixed sizes in the header's order, then tiles, then the rest."""
+    order = {name: number for number, name in enumerate(context.shapes.sizes)}
+    return sorted(context.constants.items(), key=lambda item: order.get(item[0], len(order)))
