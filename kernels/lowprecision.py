@@ -1,8 +1,7 @@
-"""A spec's formula as fast kernels compute it: float32 scores, base-2 exponentials, weights rounded to the
-element type.
+"""A spec's formula as fast kernels compute it, in float32 with base-2 exponentials and rounded weights.
 
-Its error against fp64 is what a correct kernel may be expected to make; the budget of verification comes
-from it.
+Weights are rounded to the element type before they meet v, and lse is taken of the rounded weights' sum. The
+error against fp64 is what a correct kernel may be expected to make; verification's budget comes from it.
 """
 
 from __future__ import annotations
@@ -73,7 +72,10 @@ def _softmax(
     peak = np.maximum(x.max(axis=-1, keepdims=True, initial=-np.inf), sink)
     base = np.where(np.isneginf(peak), FLOAT(0), peak)
     weights = np.exp2(x - base)
-    mass = weights.sum(axis=-1, keepdims=True, dtype=FLOAT) + np.exp2(sink - base)
+    low = convert(weights, spec.dtype).astype(FLOAT)
+    mass, low_mass = (
+        w.sum(axis=-1, keepdims=True, dtype=FLOAT) + np.exp2(sink - base) for w in (weights, low)
+    )
     share = np.where(mass == 0, FLOAT(0), FLOAT(1) / mass)
-    lse = np.where(mass == 0, FLOAT(-np.inf), (base + np.log2(mass)) / LOG2E)
+    lse = np.where(mass == 0, FLOAT(-np.inf), (base + np.log2(low_mass)) / LOG2E)
     return weights, share, lse[..., 0]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from ..ir.errors import TilewrightError
 from ..ir.parser import parse_program, parse_spec
 from ..ir.printer import print_program, print_spec
 from .compiled import Compiled, lower_program
+from .files import write_text
 from .kernel import Kernel
 from .report import Report
 from .specialisers import FixedSpecialiser
 from .version import VERSION
 
-__all__ = ["load", "load_compiled", "manifest_of", "save"]
+__all__ = ["MANIFEST", "contents", "load", "load_compiled", "manifest_of", "manifest_text", "save"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -40,8 +40,8 @@ def save(compiled: Compiled, directory: Path) -> Path:
     files = contents(compiled)
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        _write(directory / name, text)
-    _write(directory / MANIFEST, json.dumps(manifest_of(compiled, files), indent=2) + "\n")
+        write_text(directory / name, text)
+    write_text(directory / MANIFEST, manifest_text(compiled, files))
     return directory
 
 
@@ -56,6 +56,11 @@ def contents(compiled: Compiled) -> dict[str, str]:
 def source_name(compiled: Compiled) -> str:
     """The source's file name: kernel.cpp, kernel.py, …"""
     return "kernel." + compiled.lowered.extension.lstrip(".")
+
+
+def manifest_text(compiled: Compiled, files: dict[str, str]) -> str:
+    """The manifest as JSON text."""
+    return json.dumps(manifest_of(compiled, files), indent=2) + "\n"
 
 
 def manifest_of(compiled: Compiled, files: dict[str, str]) -> dict[str, Any]:
@@ -151,15 +156,3 @@ def _read(path: Path) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -1,0 +1,199 @@
+"""`tilewright lift`, `transfer`, `lower` and `verify`: command line in, summary out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..ir.dtypes import DType
+from ..ir.errors import ShapeError, TilewrightError, UnsupportedSpec
+from ..ir.parser import parse_program, parse_spec
+from ..ir.printer import print_program, print_spec
+from ..ir.program import Program
+from ..ir.spec import AttentionSpec, TensorSpec
+from .compiled import Compiled, Stages, lower_program
+from .files import write_text
+from .options import NOT_YET
+from .references import FOLDER, reference_program
+from .report import Report
+from .saved import MANIFEST, load_compiled, save
+from .shapes import DEFAULT_SHAPE, Shape
+from .spec_source import example_tensors, load_source
+from .specialisers import runs_here, trace
+from .verification import Subject, verify_compiled, verify_program
+
+__all__ = ["Example", "lift_command", "lower_command", "transfer_command", "verify_command"]
+
+Progress = Callable[[str, int, int], None]
+MAX_TEXT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What the command line says of example tensors; None: as inputs() gives them, or the default."""
+
+    dtype: DType | None = None
+    shape: Shape | None = None
+
+
+def lift_command(source: str, example: Example, out: Path | None) -> dict[str, Any]:
+    """A PyTorch function -> spec text, written to `out` when given."""
+    if ":" not in source:
+        raise UnsupportedSpec(
+            f"{source!r}: wanted a PyTorch function as path/to/file.py:function; "
+            "lifting Triton kernels and CUDA C++ is not available in this release"
+        )
+    spec = _subject(source, example).spec
+    text = print_spec(spec)
+    return {"spec": source, "name": spec.name, "text": text, "file": _put(out, text)}
+
+
+def transfer_command(reference: str, spec: str, example: Example, out: Path | None) -> dict[str, Any]:
+    """A reference program (a file, or one of ours by name) and a spec -> the spec's program."""
+    from ..ir.transfer import transfer
+
+    program = transfer(_reference(reference), _spec_of(spec, example))
+    text = print_program(program)
+    return {"reference": reference, "spec": spec, "name": program.name, "text": text, "file": _put(out, text)}
+
+
+def lower_command(path: Path, target: str, arch: str | None, out: Path | None) -> dict[str, Any]:
+    """Program text -> a kernel's directory; built as well where the target runs here."""
+    if target in NOT_YET:
+        raise UnsupportedSpec(NOT_YET[target])
+    stages = Stages()
+    compiled = lower_program(parse_program(read_text(path)), target, arch, stages=stages)
+    is_built = runs_here(target)
+    if is_built:
+        compiled.launch()
+    folder = save(compiled, out or Path(f"{compiled.program.name}-{target}"))
+    return {
+        "target": target,
+        "arch": compiled.lowered.arch,
+        "source": str(folder / f"kernel.{compiled.lowered.extension.lstrip('.')}"),
+        "program": str(folder / "program.txt"),
+        "manifest": str(folder / MANIFEST),
+        "built": is_built,
+        "seconds": stages.seconds,
+    }
+
+
+def verify_command(
+    kernel: Path, spec: str, example: Example, *, thorough: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """A kernel's directory (its built kernel) or a program's text (in the interpreter) against a function."""
+
+    def counted(done: int, total: int) -> None:
+        if progress is not None:
+            progress("verify", done, total)
+
+    compiled = load_compiled(kernel) if kernel.is_dir() else None
+    program = parse_program(read_text(kernel)) if compiled is None else compiled.program
+    subject = _subject(spec, _example_for(program, compiled, example))
+    check_same_tensors(program, subject.spec)
+    report = _verify(program, compiled, subject, thorough, counted)
+    return {
+        "kernel": str(kernel),
+        "spec": spec,
+        "verified": report.verified,
+        "cases": report.cases,
+        "max_error": report.max_error,
+        "error_budget": report.error_budget,
+        "method": report.method,
+        "report": str(report),
+    }
+
+
+def _verify(
+    program: Program,
+    compiled: Compiled | None,
+    subject: Subject,
+    thorough: bool,
+    progress: Callable[[int, int], None],
+) -> Report:
+    from ..ir.verify import verify
+
+    if compiled is not None and runs_here(compiled.lowered.target):
+        compiled.launch()
+        return verify_compiled(compiled, subject, thorough=thorough, progress=progress)
+    verify(program)
+    return verify_program(program, subject, progress=progress)
+
+
+def _example_for(program: Program, compiled: Compiled | None, example: Example) -> Example:
+    """Random example tensors take the program's own element type, D, Dv and GQA ratio."""
+    fixed, q = program.fixed, program.params[0]
+    group = compiled.spec.group if compiled is not None and compiled.spec is not None else 1
+    b, _, hkv, m, n, d, dv = DEFAULT_SHAPE
+    shape = (b, group * hkv, hkv, m, n, fixed.get("D", d), fixed.get("Dv", dv))
+    return Example(example.dtype or q.dtype, example.shape or shape)
+
+
+def check_same_tensors(program: Program, spec: AttentionSpec) -> None:
+    """Refuse to compare a program with a function of other tensors."""
+    inputs = tuple(TensorSpec(p.name, p.dtype, p.dims) for p in program.params if not p.is_output)
+    if len(inputs) != len(spec.tensors):
+        raise ShapeError(
+            f"program {program.name} takes {len(inputs)} tensors, function {spec.name} {len(spec.tensors)}"
+        )
+    for ours, theirs in zip(inputs, spec.tensors, strict=True):
+        if (ours.dtype, ours.dims) != (theirs.dtype, theirs.dims):
+            raise ShapeError(
+                f"{ours.name}: program {program.name} takes {_typed(ours)}, "
+                f"function {spec.name} {_typed(theirs)}"
+            )
+    wanted = {"D": spec.head_dim, "Dv": spec.value_dim}
+    for name, size in wanted.items():
+        if program.fixed.get(name, size) != size:
+            raise ShapeError(
+                f"program {program.name} has {name}={program.fixed[name]}, function {spec.name} was traced "
+                f"with {name}={size}; give matching example tensors"
+            )
+
+
+def _typed(tensor: TensorSpec) -> str:
+    return f"{tensor.dtype.value}[{', '.join(map(str, tensor.dims))}]"
+
+
+def _subject(text: str, example: Example) -> Subject:
+    source = load_source(text)
+    tensors: tuple[torch.Tensor, ...] = example_tensors(source, example.shape, example.dtype)
+    return trace(source.function, tensors, Stages())
+
+
+def _spec_of(text: str, example: Example) -> AttentionSpec:
+    """A spec from its text in a .txt file, or lifted from a function."""
+    return parse_spec(read_text(Path(text))) if text.endswith(".txt") else _subject(text, example).spec
+
+
+def _reference(text: str) -> Program:
+    known = {path.stem for path in FOLDER.glob("*.txt")}
+    return reference_program(text) if text in known else parse_program(read_text(Path(text)))
+
+
+def read_text(path: Path) -> str:
+    """A text file's contents; TilewrightError for one that is missing, too large or not text."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+        if len(data) > MAX_TEXT_BYTES:
+            raise TilewrightError(f"{path}: larger than {MAX_TEXT_BYTES} bytes")
+        return data.decode()
+    except OSError as error:
+        raise TilewrightError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise TilewrightError(f"{path}: not UTF-8 text") from None
+
+
+def _put(path: Path | None, text: str) -> str | None:
+    if path is None:
+        return None
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise TilewrightError(f"{path}: {error.strerror}") from None
+    return str(path)

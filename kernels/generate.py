@@ -1,0 +1,121 @@
+"""`tilewright generate`: a named function -> a verified kernel in a directory, and a summary of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..ir.dtypes import DType
+from ..ir.errors import TilewrightError
+from .options import Options
+from .remembered import Memory, loaded_files, recall, remember
+
+__all__ = ["Request", "generate"]
+
+STAGES = ("lift", "transfer", "lower", "build", "verify")
+FILES = "files"
+Progress = Callable[[str, int, int], None]  # stage, cases done, cases in all (0, 0: not counted)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The command line of generate. out: where the files go; None: a folder named for the kernel, here."""
+
+    spec: str
+    options: Options
+    dtype: DType | None = None
+    shape: tuple[int, int, int, int, int, int, int] | None = None
+    thorough: bool = False
+    out: Path | None = None
+
+    def memory(self) -> Memory | None:
+        """The question this request asks, apart from where the answer is written."""
+        return Memory.of(self.spec, (self.options, self.dtype, self.shape, self.thorough))
+
+
+def generate(request: Request, progress: Progress | None = None) -> dict[str, Any]:
+    """Make, check and write the kernel; the summary is what `--json` prints.
+
+    Raises the errors of `compile`, but not VerificationError: the summary's "verified" says how that went.
+    """
+    memory = request.memory()
+    answer = recall(memory) if memory is not None else None
+    if answer is None:
+        before = set(sys.modules)
+        answer = _make(request, progress)
+        if memory is not None and answer["verified"]:
+            remember(memory, answer, loaded_files(before))
+    else:
+        answer["seconds"] = dict.fromkeys(STAGES, 0.0)
+    return _write(request, answer)
+
+
+def _make(request: Request, progress: Progress | None) -> dict[str, Any]:
+    """The way from the function to a checked kernel, without writing it anywhere."""
+    from .compiled import Stages, compile_spec
+    from .saved import MANIFEST, contents, manifest_text
+    from .spec_source import example_tensors, load_source
+    from .specialisers import runs_here, trace
+    from .verification import verify_compiled, verify_program
+
+    source = load_source(request.spec)
+    example = example_tensors(source, request.shape, request.dtype)
+    stages = Stages(observer=None if progress is None else lambda stage: progress(stage, 0, 0))
+    subject = trace(source.function, example, stages)
+    target = request.options.resolve_target(example[0].device.type)
+    compiled = compile_spec(subject.spec, target, request.options.arch, stages)
+
+    def counted(done: int, total: int) -> None:
+        if progress is not None:
+            progress("verify", done, total)
+
+    if runs_here(target):
+        compiled.launch()
+        with stages.stage("verify"):
+            compiled.report = verify_compiled(compiled, subject, thorough=request.thorough, progress=counted)
+    else:
+        with stages.stage("verify"):
+            compiled.report = verify_program(compiled.program, subject, progress=counted)
+    report = compiled.report
+    files = contents(compiled)
+    return {
+        "spec": request.spec,
+        "name": compiled.program.name,
+        "target": target,
+        "arch": compiled.lowered.arch,
+        "dtype": subject.spec.dtype.value,
+        "verified": report.verified,
+        "cases": report.cases,
+        "max_error": report.max_error,
+        "error_budget": report.error_budget,
+        "report": str(report),
+        "method": report.method,
+        "seconds": {stage: stages.seconds.get(stage, 0.0) for stage in STAGES},
+        FILES: files | {MANIFEST: manifest_text(compiled, files)},
+    }
+
+
+def _write(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
+    """Put the files in place, and their paths in the summary."""
+    from .files import write_text
+
+    folder = request.out or Path(f"{answer['name']}-{answer['target']}-{answer['dtype']}")
+    summary = {name: value for name, value in answer.items() if name != FILES}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in answer[FILES].items():
+            write_text(folder / name, text)
+    except OSError as error:
+        raise TilewrightError(
+            f"{folder}: {error.strerror}; name a folder that can be written with --out DIR"
+        ) from None
+    names = {Path(name).stem: str(folder / name) for name in answer[FILES]}
+    return summary | {
+        "source": names["kernel"],
+        "program": names["program"],
+        "manifest": names["manifest"],
+        "directory": str(folder),
+    }
