@@ -116,6 +116,9 @@ class Expr:
     def __truediv__(self, other: ExprLike) -> Expr:
         return apply(Op.DIV, self, other)
 
+    def __rtruediv__(self, other: ExprLike) -> Expr:
+        return apply(Op.DIV, other, self)
+
     def __floordiv__(self, other: ExprLike) -> Expr:
         return apply(Op.FLOORDIV, self, other)
 

@@ -257,6 +257,8 @@ def _gemm(w: BodyWriter, s: Gemm) -> None:
 
 
 def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
+    if s.tiles.tile % LANES:
+        raise LoweringError(f"{print_statement(s)}: on the cpu the tile of a loop is a multiple of {LANES}")
     domain = domain_of(s, w.program, w.frame.shapes)
     w.scalars[s.name] = Term(identifier(s.name), Kind.INT)
     writer = LoopWriter(dict(w.scalars), w.frame.names, w._indent(), w.lines)

@@ -148,10 +148,10 @@ def _scalar(text: KernelText, value: Expr) -> str:
 def _summary_tables(text: KernelText) -> list[tuple[str, str, str]]:
     tables = []
     held = {Kind.FLOAT: "float", Kind.INT: "std::int32_t", Kind.BOOL: "bool"}
-    for name, (summary, tiles) in summaries_of(text.program, text.shapes).items():
+    for name, summary in summaries_of(text.program, text.shapes).items():
         dims = _dims(text, summary.tensor)
         counts = [f"std::int64_t({d})" for d in dims]
-        for position, tile in zip(summary.positions, tiles, strict=True):
+        for position, tile in zip(summary.positions, summary.tiles, strict=True):
             counts[position] = f"ceil_div({dims[position]}, {tile})"
         kind = f"{held[summary.kind]}, {len(dims)}"
         tables.append((identifier(name), f"Tensor<{kind}>", f"plain<{kind}>(arena, {{{', '.join(counts)}}})"))
@@ -165,10 +165,10 @@ def _dims(text: KernelText, tensor: str) -> list[str]:
 
 def _summary_launches(text: KernelText) -> list[str]:
     lines = []
-    for name, (summary, tiles) in summaries_of(text.program, text.shapes).items():
+    for name, summary in summaries_of(text.program, text.shapes).items():
         dims = _dims(text, summary.tensor)
         steps = ["1"] * len(dims)
-        for position, tile in zip(summary.positions, tiles, strict=True):
+        for position, tile in zip(summary.positions, summary.tiles, strict=True):
             steps[position] = str(tile)
         greatest = "true" if summary.op == "max" else "false"
         lines.append(

@@ -45,21 +45,10 @@ def domain_of(loop: TileLoop, program: Program, shapes: Shapes) -> Domain | None
     return Domain(found, tiles[rows[0]] if rows else None, row_name, columns[0])
 
 
-def summaries_of(program: Program, shapes: Shapes) -> dict[str, tuple[Summary, tuple[int, ...]]]:
-    """Every summary table that the program's loops read, with the tile of each of its axes."""
-    found: dict[str, tuple[Summary, tuple[int, ...]]] = {}
-    for loop in (s for s in statements(program.body) if isinstance(s, TileLoop)):
-        domain = domain_of(loop, program, shapes)
-        if domain is None:
-            continue
-        sizes = {domain.column_name: loop.tiles.tile}
-        if domain.row is not None:
-            sizes[domain.row_name] = shapes.tiles[domain.row].tile
-        for summary in domain.plan.summaries:
-            tiles = tuple(sizes[axis] for axis in summary.axes)
-            if found.setdefault(summary.name, (summary, tiles)) != (summary, tiles):
-                raise LoweringError(f"{summary.tensor} is summarised over tiles of two sizes; use one tile size")
-    return found
+def summaries_of(program: Program, shapes: Shapes) -> dict[str, Summary]:
+    """Every summary table that the program's loops read, by name."""
+    domains = (domain_of(s, program, shapes) for s in statements(program.body) if isinstance(s, TileLoop))
+    return {summary.name: summary for domain in domains if domain for summary in domain.plan.summaries}
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-// Two to the power x: the one transcendental in the inner loop of attention.
+// Two to the power x, to 3 ulp: the one transcendental in the inner loop of attention.
 #pragma once
 #include "vec.hpp"
 
