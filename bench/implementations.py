@@ -45,8 +45,11 @@ def _tilewright(case: Case, inputs: Inputs, target: str) -> Prepared:
 
     start = time.perf_counter()
     kernel = tilewright.compile(case.variant.spec, target=target, example=inputs.tensors)
-    seconds = time.perf_counter() - start
-    return Prepared(functools.partial(kernel, *inputs.tensors), {"compile_s": seconds})
+    extra = {"compile_s": time.perf_counter() - start}
+    if kernel.report:
+        report = kernel.report
+        extra |= {"cases": report.cases, "max_error": report.max_error, "error_budget": report.error_budget}
+    return Prepared(functools.partial(kernel, *inputs.tensors), extra)
 
 
 def _sdpa(case: Case, inputs: Inputs, target: str) -> Prepared | None:
@@ -76,9 +79,11 @@ def _sdpa_backend(backend: SDPBackend) -> Prepare:
     return prepare
 
 
-def _flex(case: Case, inputs: Inputs, target: str) -> Prepared:
+def _flex(case: Case, inputs: Inputs, target: str) -> Prepared | None:
     """FlexAttention under torch.compile; making the block mask is timed apart, once, from a warm start."""
     del target
+    if not case.variant.is_flex:
+        return None
     torch._dynamo.reset()  # else the limit on recompilations makes it fall back to eager without a word
     variant, (q, k, v) = case.variant, (inputs.q, inputs.k, inputs.v)
     score_mod = variant.score_mod(*inputs.captured) if variant.score_mod else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["VARIANTS", "SOFTCAP", "WINDOW", "Variant"]
+__all__ = ["SOFTCAP", "VARIANTS", "WINDOW", "Variant", "causal_pairs", "window_pairs"]
 
 WINDOW = 512  # keys a row sees, its own included
 SOFTCAP = 50.0
@@ -30,7 +30,8 @@ class Variant:
 
     spec(q, k, v, *captured) -> o; captured(heads, length, device) makes the captured tensors; pairs(M, N)
     counts the (query, key) pairs that no mask removes. is_causal is SDPA's argument of that name, None where
-    it cannot say the variant; score_mod and mask_mod take the captured tensors and return FlexAttention's.
+    it cannot say the variant; score_mod and mask_mod take the captured tensors and return FlexAttention's,
+    and is_flex is False where those two cannot say it either.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Variant:
     captured: Callable[[int, int, torch.device], Captured] = lambda heads, length, device: ()
     score_mod: Callable[..., ScoreMod] | None = None
     mask_mod: Callable[..., MaskMod] | None = None
+    is_flex: bool = True
 
 
 def full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -91,12 +93,14 @@ def documents(q: Tensor, k: Tensor, v: Tensor, document: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1) @ v
 
 
-def _causal_pairs(m: int, n: int) -> int:
+def causal_pairs(m: int, n: int) -> int:
+    """Pairs with j <= i."""
     return sum(min(i + 1, n) for i in range(m))
 
 
-def _window_pairs(m: int, n: int) -> int:
-    return sum(max(0, min(i + 1, n) - max(0, i + 1 - WINDOW)) for i in range(m))
+def window_pairs(m: int, n: int, width: int = WINDOW) -> int:
+    """Pairs with 0 <= i - j < width."""
+    return sum(max(0, min(i + 1, n) - max(0, i + 1 - width)) for i in range(m))
 
 
 def _document_lengths(length: int) -> list[int]:
@@ -143,10 +147,10 @@ def _alibi_score(slopes: Tensor) -> ScoreMod:
 
 _ROWS: Sequence[Variant] = (
     Variant("full", full, lambda m, n: m * n, is_causal=False),
-    Variant("causal", causal, _causal_pairs, is_causal=True, mask_mod=_causal_mask),
-    Variant("window", window, _window_pairs, mask_mod=_window_mask),
-    Variant("softcap", softcap, _causal_pairs, score_mod=_softcap_score, mask_mod=_causal_mask),
-    Variant("alibi", alibi, _causal_pairs, captured=_slopes, score_mod=_alibi_score, mask_mod=_causal_mask),
+    Variant("causal", causal, causal_pairs, is_causal=True, mask_mod=_causal_mask),
+    Variant("window", window, window_pairs, mask_mod=_window_mask),
+    Variant("softcap", softcap, causal_pairs, score_mod=_softcap_score, mask_mod=_causal_mask),
+    Variant("alibi", alibi, causal_pairs, captured=_slopes, score_mod=_alibi_score, mask_mod=_causal_mask),
     Variant("documents", documents, _document_pairs, captured=_documents, mask_mod=_document_mask),
 )
 VARIANTS = {variant.name: variant for variant in _ROWS}

@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tilewright.bench.plot import BAR_WIDTH, bars, chart
 from tilewright.bench.report import render, write_report
 from tilewright.bench.rows import PEAK, Row
+from tilewright.bench.summary import print_summary
 
 
 def long_rows(timed_row) -> list[Row]:
@@ -91,3 +93,18 @@ def test_lines_are_straight_on_logarithmic_axes(timed_row) -> None:
 
 def test_one_length_is_no_line(timed_row) -> None:
     assert chart(long_rows(timed_row)[:4]) is None
+
+
+def test_the_summary_tells_rows_errors_and_goals(timed_row, capsys) -> None:
+    case = "B1-H8-N2048-D64-f32-full"
+    rows = [
+        timed_row(case, "tilewright", 10.0, gflops=300.0, fraction_of_peak=0.75),
+        timed_row(case, "sdpa", 12.0),
+        Row("forward", case, "flex", "cpu", error="wrong result: [odd]"),
+    ]
+    print_summary(rows, Console(width=160))
+    printed = capsys.readouterr().out
+    assert re.search(r"tilewright +10\.000 +300 +75%", printed)
+    assert re.search(r"flex +- +- +-", printed)
+    assert "flex: not timed: wrong result: [odd]" in printed
+    assert re.search(r"against SDPA +>= 1\.35 x +1\.2 x +not yet", printed)

@@ -1,0 +1,56 @@
+"""What `tilewright bench` prints: a line per row, then the goals that the run measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .rows import Row
+from .targets import verdicts
+
+__all__ = ["print_summary"]
+
+
+def print_summary(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Print rows and verdicts; an implementation that was not timed shows why."""
+    console = console or Console()
+    console.print(_rows(rows))
+    for row in rows:
+        if row.error:
+            console.print(f"{row.case}, {row.impl}: not timed: {row.error}", style="red", markup=False)
+    goals = _goals(rows)
+    if goals.row_count:
+        console.print(goals)
+
+
+def _rows(rows: Sequence[Row]) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1))
+    table.add_column("case", no_wrap=True)
+    table.add_column("impl", no_wrap=True)
+    for name in ("median ms", "GFLOP/s", "of peak", ""):
+        table.add_column(name, justify="right" if name else "left")
+    for row in rows:
+        numbers = (_number(row.median_ms, "{:.3f}"), _number(row.gflops, "{:.0f}"))
+        share = _number(row.fraction_of_peak, "{:.0%}")
+        extra = ", ".join(f"{key} {value:.3g}" for key, value in row.extra.items())
+        table.add_row(row.case, row.impl, *numbers, share, extra)
+    return table
+
+
+def _goals(rows: Sequence[Row]) -> Table:
+    table = Table(title="Goals", box=box.SIMPLE, padding=(0, 1))
+    for name in ("goal", "wanted", "measured", ""):
+        table.add_column(name, justify="right" if name in ("wanted", "measured") else "left")
+    for verdict in verdicts(rows):
+        goal = verdict.goal
+        wanted = f"{'>=' if goal.is_floor else '<='} {goal.wanted:.3g} {goal.unit}"
+        state = "[green]reached[/green]" if verdict.is_reached else "[red]not yet[/red]"
+        table.add_row(goal.name, wanted.strip(), f"{verdict.measured:.3g} {goal.unit}".strip(), state)
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
