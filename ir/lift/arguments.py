@@ -1,0 +1,113 @@
+"""The arguments of a user's function: their names, their dims, and fake tensors with symbolic sizes for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..dtypes import DType
+from ..errors import DTypeError, ShapeError, UnsupportedSpec
+from ..expr import Expr
+from ..spec import SCORE_PARAMETERS, SIZES
+from .sizes import Sizes
+from .value import DTYPES
+
+RESERVED = frozenset({*SCORE_PARAMETERS, *SIZES, "q", "k", "v", "o", "lse"})
+FLOATS = (DType.F64, DType.F32, DType.BF16, DType.F16)
+STAND_IN = 3  # where an example size is 1 the trace pretends another one, so that 1 is not special
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Checked example tensors: q, k, v and the captured ones with their names."""
+
+    tensors: tuple[torch.Tensor, ...]
+    names: tuple[str, ...]
+
+    @property
+    def group(self) -> int:
+        """Query heads per key head."""
+        return int(self.tensors[0].shape[1] // self.tensors[1].shape[1])
+
+
+def check_arguments(function: Callable[..., Any], example: Sequence[Any]) -> Arguments:
+    """The example tensors with their names. Raises ShapeError, DTypeError or UnsupportedSpec."""
+    tensors = tuple(example)
+    if len(tensors) < 3 or not all(isinstance(x, torch.Tensor) for x in tensors):
+        kinds = ", ".join(type(x).__name__ for x in tensors)
+        raise UnsupportedSpec(f"the example must be tensors (q, k, v, *captured), got ({kinds})")
+    q, k, v = tensors[:3]
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 4:
+            raise ShapeError(f"{name} has shape {tuple(x.shape)}, wanted 4 dims [B, heads, length, head_dim]")
+        if DTYPES.get(x.dtype) not in FLOATS or x.dtype != q.dtype:
+            raise DTypeError(f"{name} is {x.dtype}, wanted one floating type for q, k and v (q is {q.dtype})")
+    for what, a, b in (
+        ("q and k: batch", q.shape[0], k.shape[0]), ("q and v: batch", q.shape[0], v.shape[0]),
+        ("k and v: heads", k.shape[1], v.shape[1]), ("k and v: length", k.shape[2], v.shape[2]),
+        ("q and k: head_dim", q.shape[3], k.shape[3]),
+    ):  # fmt: skip
+        if a != b:
+            raise ShapeError(f"{what} differs: {a} and {b}; q {_shape(q)}, k {_shape(k)}, v {_shape(v)}")
+    if not k.shape[1] or q.shape[1] % k.shape[1]:
+        raise ShapeError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
+    return Arguments(tensors, ("q", "k", "v", *_captured_names(function, len(tensors) - 3)))
+
+
+def _shape(x: torch.Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)
+
+
+def _captured_names(function: Callable[..., Any], count: int) -> list[str]:
+    """Names from the function's signature; c0, c1, … for *captured."""
+    try:
+        parameters = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ][3:]
+    except (TypeError, ValueError):
+        parameters = []
+    names: list[str] = []
+    for number in range(count):
+        name = parameters[number] if number < len(parameters) else f"c{number}"
+        while name in RESERVED or name in names:
+            name += "_"
+        names.append(name)
+    return names
+
+
+def make_fakes(sizes: Sizes, arguments: Arguments, stand_in: int) -> tuple[torch.Tensor, ...]:
+    """Fake tensors: B, Hkv, M and N are symbols, so is every size of a captured tensor that is not 1."""
+    q, k, v = arguments.tensors[:3]
+    hint = {name: size if size > 1 else stand_in for name, size in
+            (("B", q.shape[0]), ("Hkv", k.shape[1]), ("M", q.shape[2]), ("N", k.shape[2]))}  # fmt: skip
+    b, h, m, n = (sizes.symbol(name, size) for name, size in hint.items())
+    fakes = [
+        sizes.empty((b, arguments.group * h, m, q.shape[3]), q.dtype),
+        sizes.empty((b, h, n, k.shape[3]), k.dtype),
+        sizes.empty((b, h, n, v.shape[3]), v.dtype),
+    ]
+    number = 0
+    for tensor in arguments.tensors[3:]:
+        shape: list[Any] = []
+        for size in tensor.shape:
+            shape.append(sizes.symbol(f"T{number}", size) if size > 1 else size)
+            number += size > 1
+        fakes.append(sizes.empty(shape, tensor.dtype))
+    return tuple(fakes)
+
+
+def dims_of(sizes: Sizes, fake: torch.Tensor, heads: Callable[[Expr], Expr]) -> tuple[str | int, ...]:
+    """The dims of a captured tensor after the trace: names of sizes, or numbers."""
+    dims: list[str | int] = []
+    for size in fake.shape:
+        expr = heads(sizes.expr(size))
+        dims.append(expr.attr if isinstance(expr.attr, (int, str)) else repr(expr))
+    return tuple(dims)
+
+

@@ -1,0 +1,70 @@
+"""PyTorch functions that are taken as their definition instead of as the kernel that PyTorch would choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from .location import here, refuse
+
+
+def _scaled_dot_product_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """The definition in PyTorch's documentation of the function."""
+    if dropout_p > 0.0:
+        raise ValueError("dropout_p above 0 draws random numbers")
+    factor = 1 / math.sqrt(query.size(-1)) if scale is None else scale
+    if enable_gqa:
+        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
+        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
+    scores = query @ key.transpose(-2, -1) * factor
+    if is_causal:
+        keep = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool).tril()
+        scores = scores.masked_fill(~keep, -math.inf)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.softmax(scores, dim=-1) @ value
+
+
+def _dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    if training and p > 0.0:
+        raise ValueError(f"dropout with p = {p} draws random numbers; compile with p = 0 or training=False")
+    return x
+
+
+def _torch_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    return _dropout(x, p, train)
+
+
+DEFINITIONS: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: _scaled_dot_product_attention,
+    F.dropout: _dropout,
+    torch.dropout: _torch_dropout,
+}
+
+
+class Definitions(TorchFunctionMode):
+    """Replaces the functions of the table while a user's function is traced."""
+
+    def __init__(self, file: str | None) -> None:
+        super().__init__()
+        self.file = file
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The definition where there is one."""
+        definition = DEFINITIONS.get(func)
+        if definition is None:
+            return func(*args, **(kwargs or {}))
+        try:
+            return definition(*args, **(kwargs or {}))
+        except ValueError as error:
+            raise refuse(str(error), here(self.file)) from None

@@ -1,0 +1,162 @@
+"""lift(function, example): trace a PyTorch function symbolically, read off the spec, check it against the function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from ..algebra import simplify
+from ..dtypes import Kind
+from ..errors import TilewrightError, UnsupportedSpec
+from ..expr import Expr, Op, apply, const, load, substitute, transform, var
+from ..integers import expression, polynomial
+from ..spec import AttentionSpec, Normaliser, TensorSpec
+from .arguments import STAND_IN, Arguments, check_arguments, dims_of, make_fakes
+from .functions import Definitions
+from .location import Location, here, refuse, user_file
+from .recognise import Recognised, Recogniser
+from .selfcheck import check_lifted
+from .sizes import Sizes
+from .tracer import Tracer
+from .value import DTYPES
+
+ELEMENT = "@e"
+
+
+def lift(function: Callable[..., Any], example: Sequence[Any], name: str | None = None) -> AttentionSpec:
+    """The AttentionSpec of a PyTorch function f(q, k, v, *captured) -> o.
+
+    example: q [B, Hq, M, D], k [B, Hkv, N, D], v [B, Hkv, N, Dv] and the captured tensors; their types,
+    D, Dv and Hq / Hkv become part of the spec, their sizes do not. Raises UnsupportedSpec with the line of
+    the function and the reason where it cannot be compiled, ShapeError and DTypeError for a bad example.
+    """
+    arguments = check_arguments(function, example)
+    title = name or getattr(function, "__name__", type(function).__name__)
+    try:
+        spec = _lift_once(function, arguments, title, STAND_IN)
+    except UnsupportedSpec:
+        if all(size != 1 for x in arguments.tensors[:3] for size in x.shape[:3]):
+            raise
+        spec = _lift_once(function, arguments, title, 1)
+    check_lifted(function, arguments.tensors, spec)
+    return spec
+
+
+def _lift_once(function: Callable[..., Any], arguments: Arguments, name: str, stand_in: int) -> AttentionSpec:
+    sizes = Sizes()
+    fakes = make_fakes(sizes, arguments, stand_in)
+    tracer = Tracer(sizes, user_file(function))
+    for fake, tensor_name in zip(fakes, arguments.names, strict=True):
+        tracer.bind_argument(fake, tensor_name)
+    result, where = _run(function, tracer, fakes)
+    recognised = _read(tracer, arguments, fakes, result, where)
+    return _spec(name, tracer, arguments, fakes, recognised)
+
+
+def _run(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor, ...]) -> tuple[Any, Location | None]:
+    """The fake result of the function, and the last of its lines that made a tensor."""
+    try:
+        with torch.no_grad(), enable_python_dispatcher(), tracer.sizes.mode, tracer, Definitions(tracer.file):
+            result = function(*fakes)
+    except TilewrightError:
+        raise
+    except GuardOnDataDependentSymNode as error:
+        raise refuse("the function's Python code depends on the data in a tensor", _raised(error, tracer)) from error
+    except Exception as error:  # noqa: BLE001: whatever the user's function raises is reported as a refusal
+        reason = f"the function raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise refuse(reason, _raised(error, tracer)) from error
+    return result, tracer.last
+
+
+def _raised(error: BaseException, tracer: Tracer) -> Location | None:
+    """The innermost line of the user's file on an error's traceback."""
+    found = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == tracer.file:
+            found = Location(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return found or here(tracer.file)
+
+
+def _read(
+    tracer: Tracer, arguments: Arguments, fakes: tuple[torch.Tensor, ...], result: Any, where: Location | None
+) -> Recognised:
+    if isinstance(result, (tuple, list)) and result and isinstance(result[0], torch.Tensor):
+        result = result[0]
+    if not isinstance(result, torch.Tensor):
+        raise refuse(f"the function returns {type(result).__name__}, not a tensor", where)
+    _check_shape(tracer, fakes, result, where)
+    q, _, v = fakes[:3]
+    wanted = (q.shape[0], q.shape[1], q.shape[2], v.shape[3])
+    index = tuple(var(n) for n in ("b", "h", "i", ELEMENT))
+    for variable, size in zip(index, wanted, strict=True):
+        tracer.ranges[str(variable.attr)] = tracer.size(size)
+    recogniser = Recogniser(tracer, arguments.group, index[-1])
+    return recogniser.read(tracer.value(result).at(index))
+
+
+def _check_shape(tracer: Tracer, fakes: tuple[torch.Tensor, ...], result: torch.Tensor, where: Location | None) -> None:
+    q, _, v = fakes[:3]
+    wanted = [tracer.size(s) for s in (q.shape[0], q.shape[1], q.shape[2], v.shape[3])]
+    got = [tracer.size(s) for s in result.shape]
+    if len(got) == 4 and all(tracer.same(a, b) for a, b in zip(got, wanted, strict=True)):
+        return
+    order = [wanted[n] for n in (0, 2, 1, 3)]
+    hint = None
+    if len(got) == 4 and all(tracer.same(a, b) for a, b in zip(got, order, strict=True)):
+        hint = "the result is [B, M, Hq, Dv]: return it with .transpose(1, 2)"
+    elif len(got) == 3:
+        hint = "the heads are merged: return the result before they are, as [B, Hq, M, Dv]"
+    raise refuse(f"the result has shape {got}, wanted [B, Hq, M, Dv] = {wanted}", where, hint)
+
+
+def _spec(
+    name: str, tracer: Tracer, arguments: Arguments, fakes: tuple[torch.Tensor, ...], found: Recognised
+) -> AttentionSpec:
+    q, _, v = arguments.tensors[:3]
+    rename = HeadNames(arguments.group)
+    captured = tuple(
+        TensorSpec(tensor_name, DTYPES[fake.dtype], dims_of(tracer.sizes, fake, rename))
+        for tensor_name, fake in zip(arguments.names[3:], fakes[3:], strict=True)
+    )
+    rule = found.normaliser
+    return AttentionSpec(
+        name=name, dtype=DTYPES[q.dtype], head_dim=q.shape[3], value_dim=v.shape[3], group=arguments.group,
+        captured=captured, score=as_float(rename(found.score)), keep=rename(found.keep),
+        normaliser=Normaliser(rule.kind, rule.sink and as_float(rename(rule.sink)),
+                              rule.weight and as_float(rename(rule.weight)), rule.epsilon),
+    )  # fmt: skip
+
+
+def as_float(e: Expr) -> Expr:
+    """A FLOAT expression of the same value."""
+    return e if e.kind is Kind.FLOAT else simplify(apply(Op.MUL, e, const(1.0)))
+
+
+class HeadNames:
+    """Hkv * group is called Hq."""
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+
+    def __call__(self, e: Expr) -> Expr:
+        return simplify(transform(e, self._rename))
+
+    def _rename(self, node: Expr) -> Expr | None:
+        if node.op is Op.VAR and node.attr == "Hkv" and self.group == 1:
+            return var("Hq")
+        if node.kind is not Kind.INT or node.op not in (Op.ADD, Op.SUB, Op.MUL, Op.NEG):
+            return None
+        renamed = {}
+        for monomial, coefficient in polynomial(node).items():
+            if var("Hkv") in monomial and coefficient % self.group == 0:
+                rest = [a for a in monomial if a is not var("Hkv")] + [var("Hq")] * monomial.count(var("Hkv"))
+                renamed[tuple(rest)] = coefficient // self.group
+            else:
+                renamed[monomial] = coefficient
+        return expression(renamed)

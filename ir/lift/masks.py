@@ -1,0 +1,112 @@
+"""Splitting a masked score into the predicate of what is kept and the score of what is kept.
+
+Here a score of -1e9 or less means "left out": its weight is zero in every float type unless a whole row is
+left out, and such a row is zero by the definition of AttentionSpec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..algebra import is_const, number, simplify
+from ..dtypes import Kind
+from ..expr import Expr, Op, apply, const, select, transform
+
+LEFT_OUT = -1e9
+TRUE, FALSE = const(True), const(False)
+Split = tuple[Expr, Expr]
+
+
+def split_score(score: Expr, is_mask: Callable[[Expr], bool]) -> Split:
+    """(keep, score): `is_mask` says which conditions may go into keep (those that do not read the scores)."""
+    keep, rest = _split(simplify(score), is_mask)
+    keep = simplify(keep)
+    return keep, simplify(assume(rest, conjuncts(keep)))
+
+
+def _split(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
+    handler = SPLITS.get(e.op)
+    return handler(e, is_mask) if handler is not None else (TRUE, e)
+
+
+def is_left_out(e: Expr) -> bool:
+    """Whether an expression is a literal that means "left out"."""
+    return e.op is Op.CONST and e.kind is not Kind.BOOL and number(e) <= LEFT_OUT
+
+
+def _of_literal(e: Expr, _: Callable[[Expr], bool]) -> Split:
+    return (FALSE, const(0.0)) if is_left_out(e) else (TRUE, e)
+
+
+def _of_choice(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
+    condition, then, otherwise = e.args
+    if not is_mask(condition):
+        return TRUE, e
+    keep_then, then = _split(then, is_mask)
+    keep_else, otherwise = _split(otherwise, is_mask)
+    if keep_then is TRUE and keep_else is TRUE:
+        return TRUE, e
+    if keep_else is FALSE:
+        return _and(condition, keep_then), then
+    if keep_then is FALSE:
+        return _and(apply(Op.NOT, condition), keep_else), otherwise
+    keep = apply(Op.OR, _and(condition, keep_then), _and(apply(Op.NOT, condition), keep_else))
+    return keep, select(condition, then, otherwise)
+
+
+def _and(a: Expr, b: Expr) -> Expr:
+    return b if a is TRUE else a if b is TRUE else apply(Op.AND, a, b)
+
+
+def _of_sum(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
+    keep_x, x = _split(e.args[0], is_mask)
+    keep_y, y = _split(e.args[1], is_mask)
+    return _and(keep_x, keep_y), apply(Op.ADD, x, y)
+
+
+def _of_difference(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
+    keep_x, x = _split(e.args[0], is_mask)
+    keep_y, y = _split(simplify(-e.args[1]), is_mask)
+    return _and(keep_x, keep_y), apply(Op.SUB, x, e.args[1]) if keep_y is TRUE else x + y
+
+
+def _of_product(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
+    x, y = e.args
+    if is_const(y) and number(y) > 0:
+        keep, x = _split(x, is_mask)
+        return keep, apply(e.op, x, y)
+    return TRUE, e
+
+
+def _of_bound(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
+    """A lower bound of finfo.min changes nothing that is kept."""
+    x, y = e.args
+    return _split(x, is_mask) if is_left_out(y) else (TRUE, e)
+
+
+SPLITS: dict[Op, Callable[[Expr, Callable[[Expr], bool]], Split]] = {
+    Op.CONST: _of_literal, Op.SELECT: _of_choice, Op.ADD: _of_sum, Op.SUB: _of_difference, Op.MUL: _of_product,
+    Op.DIV: _of_product, Op.MAX: _of_bound,
+}  # fmt: skip
+
+
+def conjuncts(condition: Expr) -> list[Expr]:
+    """The conditions that must all hold, in order."""
+    if condition.op is Op.AND:
+        return [part for arg in condition.args for part in conjuncts(arg)]
+    return [] if condition is TRUE else [condition]
+
+
+def assume(e: Expr, facts: list[Expr]) -> Expr:
+    """The expression where the facts hold: choices on them are decided."""
+    decided = {fact: TRUE for fact in facts} | {simplify(apply(Op.NOT, fact)): FALSE for fact in facts}
+
+    def replace(node: Expr) -> Expr | None:
+        if node.op is not Op.SELECT:
+            return None
+        truth = decided.get(node.args[0])
+        if truth is None:
+            return None
+        return node.args[1] if truth is TRUE else node.args[2]
+
+    return transform(e, replace)

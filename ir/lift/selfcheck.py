@@ -1,0 +1,79 @@
+"""The lifted spec against the function itself, in fp64 on small random tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UnsupportedSpec
+from ..evaluate import Array
+from ..reference import reference
+from ..spec import AttentionSpec, Dim
+
+SIZES = ({"B": 2, "Hkv": 3, "M": 5, "N": 7}, {"B": 1, "Hkv": 2, "M": 9, "N": 9})
+TOLERANCE = 1e-4  # casts to float32 inside the function are left out of the spec
+
+
+def check_lifted(function: Callable[..., Any], example: Sequence[torch.Tensor], spec: AttentionSpec) -> None:
+    """Raise UnsupportedSpec when the spec's reference and the function disagree on a size both accept."""
+    for sizes in SIZES:
+        tensors = sample(example, spec, sizes)
+        expected = run_function(function, tensors)
+        if expected is None:
+            continue
+        arrays = [x.numpy() for x in tensors]
+        got, lse = reference(spec, *arrays)
+        error = difference(got, lse, expected)
+        if not error <= TOLERANCE:
+            raise UnsupportedSpec(
+                f"the lifted form of {spec.name} differs from the function by {error:.2e} (sizes {sizes}); "
+                "this is a defect of the lift: please report it with the function"
+            )
+
+
+def run_function(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Array | None:
+    """The function's result in fp64, or None where it does not accept these sizes."""
+    try:
+        with torch.no_grad():
+            result = function(*tensors)
+    except Exception:  # noqa: BLE001: a function may refuse sizes that its author did not mean
+        return None
+    result = result[0] if isinstance(result, (tuple, list)) else result
+    return np.asarray(result.double().numpy())
+
+
+def difference(got: Array, lse: Array, expected: Array) -> float:
+    """Largest error relative to 1 + |expected|, over rows that keep a column."""
+    rows = ~np.isneginf(lse)
+    if got.shape != expected.shape:
+        return float("inf")
+    if not rows.any():
+        return 0.0
+    return float((np.abs(got - expected)[rows] / (1.0 + np.abs(expected[rows]))).max())
+
+
+def sample(
+    example: Sequence[torch.Tensor], spec: AttentionSpec, sizes: dict[str, int], seed: int = 0
+) -> list[torch.Tensor]:
+    """Random fp64 q, k, v and captured tensors cut or repeated from the example to the given sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    named: dict[Dim, int] = {**sizes, "Hq": sizes["Hkv"] * spec.group, "D": spec.head_dim, "Dv": spec.value_dim}
+    made: list[torch.Tensor] = []
+    for tensor, given in zip(spec.tensors, example, strict=True):
+        shape = [d if isinstance(d, int) else named.setdefault(d, s) for d, s in zip(tensor.dims, given.shape, strict=True)]
+        if tensor.name in ("q", "k", "v"):
+            made.append(torch.randn(shape, generator=generator, dtype=torch.float64))
+        else:
+            cut = resized(given.detach().cpu(), shape)
+            made.append(cut.double() if cut.is_floating_point() else cut)
+    return made
+
+
+def resized(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The tensor cut, or repeated from its start, to a shape."""
+    for axis, size in enumerate(shape):
+        x = x.index_select(axis, torch.arange(size) % x.shape[axis])
+    return x.contiguous()

@@ -1,0 +1,154 @@
+"""Symbolic sizes: fake tensors whose sizes are symbols, and sympy's answers turned back into expressions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import sympy
+import torch
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+
+from ..errors import UnsupportedSpec
+from ..expr import Expr, Op, apply, as_expr, const, var
+
+BINARY = {
+    "FloorDiv": Op.FLOORDIV, "CleanDiv": Op.FLOORDIV, "Mod": Op.MOD, "PythonMod": Op.MOD, "IntTrueDiv": Op.DIV,
+    "FloatTrueDiv": Op.DIV, "Pow": Op.POW, "PowByNatural": Op.POW, "FloatPow": Op.POW, "LShift": Op.SHL,
+    "RShift": Op.SHR,
+}  # fmt: skip
+FOLDED = {"Add": Op.ADD, "Mul": Op.MUL, "Max": Op.MAX, "Min": Op.MIN, "And": Op.AND, "Or": Op.OR}
+UNARY = {
+    "OpaqueUnaryFn_sqrt": Op.SQRT, "OpaqueUnaryFn_log2": Op.LOG2, "OpaqueUnaryFn_log": Op.LOG,
+    "OpaqueUnaryFn_exp": Op.EXP, "FloorToInt": Op.FLOOR, "Abs": Op.ABS, "Not": Op.NOT, "log": Op.LOG, "exp": Op.EXP,
+}  # fmt: skip
+RELATIONS = {
+    "Equality": (Op.EQ, False), "Unequality": (Op.NE, False), "StrictLessThan": (Op.LT, False),
+    "LessThan": (Op.LE, False), "StrictGreaterThan": (Op.LT, True), "GreaterThan": (Op.LE, True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A decision of the user's Python code on a size: the condition as it was found, and its line."""
+
+    condition: Any  # sympy expression that held during the trace
+    location: tuple[str, int]
+
+
+class BranchRecorder(ShapeEnv):
+    """A shape environment that notes which size questions were asked by the user's own code."""
+
+    def __init__(self) -> None:
+        super().__init__(duck_shape=False, specialize_zero_one=False)
+        self.branches: list[Branch] = []
+
+    def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answer as usual, and remember a question that came straight from a non-torch frame."""
+        answer = super().evaluate_expr(orig_expr, *args, **kwargs)
+        location = _asked_by_user(sys._getframe(1))
+        if location is not None and getattr(orig_expr, "free_symbols", None):
+            is_truth = isinstance(orig_expr, sympy.logic.boolalg.Boolean)
+            held = orig_expr if answer is True or answer == sympy.true else sympy.Not(orig_expr)
+            self.branches.append(Branch(held if is_truth else sympy.Eq(orig_expr, answer), location))
+        return answer
+
+
+CONVERSIONS = frozenset({"__bool__", "__int__", "__index__", "__float__"})
+
+
+def _asked_by_user(frame: FrameType | None) -> tuple[str, int] | None:
+    """Where the user's code turned a size into a Python number or truth value; None inside an operation."""
+    while frame is not None and is_torch(frame.f_code.co_filename):
+        caller = frame.f_back
+        if frame.f_code.co_name in CONVERSIONS and caller and not is_torch(caller.f_code.co_filename):
+            return caller.f_code.co_filename, caller.f_lineno
+        frame = caller
+    return None
+
+
+TORCH_ROOT = torch.__path__[0]
+
+
+def is_torch(filename: str) -> bool:
+    """Whether a source file belongs to PyTorch."""
+    return filename.startswith((TORCH_ROOT, "<"))
+
+
+@dataclass(slots=True)
+class Sizes:
+    """The symbols of one trace: fake tensors made of them, and their names as expressions."""
+
+    env: BranchRecorder = field(default_factory=BranchRecorder)
+    names: dict[Any, Expr] = field(default_factory=dict)  # sympy symbol -> expression
+    mode: FakeTensorMode = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True, static_shapes=False)
+
+    def symbol(self, name: str, hint: int) -> Any:
+        """A new symbolic size (a SymInt) called `name`, which is `hint` where Python needs to know."""
+        source = ConstantSource(name)
+        symbol = self.env.create_symbol(
+            hint, source, DimDynamic.DYNAMIC, None, positive=True, do_not_specialize_zero_one=True
+        )
+        self.names[symbol] = var(name)
+        return self.env.create_symintnode(symbol, hint=hint, source=source)
+
+    def empty(self, shape: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
+        """A fake tensor of symbolic shape."""
+        with self.mode:
+            return torch.empty(tuple(shape), dtype=dtype)
+
+    def expr(self, size: Any) -> Expr:
+        """A size, or a number computed from sizes, as an expression; equal sizes come out the same."""
+        if isinstance(size, (bool, int, float)):
+            return const(size)
+        if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self.convert(self.env.replace(size.node.expr))
+        raise UnsupportedSpec(f"a size of type {type(size).__name__} is not understood")
+
+    def convert(self, node: Any) -> Expr:
+        """A sympy expression over the symbols as an expression over their names."""
+        if node in self.names:
+            return self.names[node]
+        name = type(node).__name__
+        if name in ("BooleanTrue", "BooleanFalse"):
+            return const(bool(node))
+        if node.is_Integer:
+            return const(int(node))
+        if node.is_number and not node.args or name in ("Rational", "Half"):
+            return const(float(node))
+        return self._compound(name, node)
+
+    def _compound(self, name: str, node: Any) -> Expr:
+        args = [self.convert(arg) for arg in node.args]
+        if name in ("ToFloat", "TruncToInt", "Identity"):
+            return args[0]
+        if name in RELATIONS:
+            op, is_swapped = RELATIONS[name]
+            return apply(op, *(reversed(args) if is_swapped else args))
+        if name in FOLDED:
+            result = args[0]
+            for arg in args[1:]:
+                result = apply(FOLDED[name], result, arg)
+            return result
+        if name in BINARY:
+            return apply(BINARY[name], *args)
+        if name in UNARY:
+            return apply(UNARY[name], *args)
+        raise UnsupportedSpec(f"a size computed as {node} is not understood")
+
+    def unified(self) -> dict[str, Expr]:
+        """What the function turned out to need of the sizes: name -> the size or number it always equals."""
+        found = {}
+        for symbol, name in self.names.items():
+            value = self.convert(self.env.replace(symbol))
+            if value is not name:
+                found[str(name.attr)] = as_expr(value)
+        return found
