@@ -1,6 +1,8 @@
 """Domain analysis: which tiles of (row, column) a mask predicate leaves empty, partial or full."""
 
 from .analysis import Decision, decide
+from .fold import all_of, any_of, negated
+from .linear import is_nonnegative
 from .plan import LoopPlan, plan
 from .ranges import Columns, Range, column_range
 from .summaries import Summary, summarise
@@ -8,5 +10,6 @@ from .tiles import TileClass, classify, visited
 
 __all__ = [
     "Columns", "Decision", "LoopPlan", "Range", "Summary", "TileClass",
-    "classify", "column_range", "decide", "plan", "summarise", "visited",
+    "all_of", "any_of", "classify", "column_range", "decide", "is_nonnegative", "negated",
+    "plan", "summarise", "visited",
 ]  # fmt: skip

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import tilewright.ir.domain as domain
-from tilewright.ir.dtypes import Kind
+from tilewright.ir.domain.fold import conjuncts
+from tilewright.ir.domain.plan import plan_of
+from tilewright.ir.dtypes import DType, Kind
 from tilewright.ir.errors import ScheduleError
 from tilewright.ir.evaluate import evaluate
-from tilewright.ir.expr import Expr, Op, apply, const, load, loads, var
+from tilewright.ir.expr import Expr, Op, apply, cast, const, load, loads, var
 
 b, h, i, j, M, N = (var(name) for name in ("b", "h", "i", "j", "M", "N"))
 CAUSAL = j <= i
@@ -177,3 +179,38 @@ def test_a_summary_of_truth_values_is_all_and_any() -> None:
     least, greatest = (domain.Summary("s", "mask", op, (0, 1), (2, 2), Kind.BOOL) for op in ("min", "max"))
     assert domain.summarise(mask, least).tolist() == [[False, False]]
     assert domain.summarise(mask, greatest).tolist() == [[True, False]]
+
+
+def test_bounds_allow_for_other_rounding() -> None:
+    """0.1 * 3 <= 0.3 holds in single precision and not in double: a kernel may find either."""
+    predicate = cast(i, DType.F32) * 0.1 <= const(0.3)
+    classes = domain.classify(predicate, shape=(6, 1), tile=(1, 1), scalars={}, tensors={})
+    assert classes[:, 0].tolist() == [2, 2, 2, 1, 0, 0]
+
+
+def test_what_may_be_nan_is_asked() -> None:
+    """inf * 0 is NaN, for which no comparison holds; minima of some targets would drop it."""
+    slope = load("slope", (h,), Kind.FLOAT)
+    decision = domain.decide(cast(i - j, DType.F32) * slope < 5.0, 64, 64)
+    assert apply(Op.LT, apply(Op.ABS, slope), np.inf) in conjuncts(decision.must)
+
+
+def test_a_sum_of_infinities_is_undecided() -> None:
+    bias = load("bias", (j,), Kind.FLOAT)
+    tensors = {"bias": np.array([np.inf, 1.0], np.float32)}
+    classes = domain.classify(bias - bias <= 0.0, shape=(1, 2), tile=(1, 1), scalars={}, tensors=tensors)
+    assert classes.tolist() == [[1, 1]]
+
+
+def test_no_rows_or_no_columns() -> None:
+    for shape, wanted in (((0, 5), (0, 2)), ((5, 0), (2, 0))):
+        assert domain.classify(WINDOW, shape=shape, tile=(4, 4), scalars={}, tensors={}).shape == wanted
+
+
+def test_full_tiles_lie_among_the_visited_ones() -> None:
+    """Where only `may` has a bound from below, the full range begins no earlier than it."""
+    must = load("kept", (var("j_tile"),), Kind.BOOL)
+    loop = plan_of(domain.Decision(var("i_lo") <= var("j_hi"), must), 8, "j", N)
+    env = {"N": 64, "i_lo": 30, "i_hi": 33}
+    bounds = [int(evaluate(e, env, {})) for e in (loop.lo, loop.full_lo, loop.full_hi, loop.hi)]
+    assert bounds == [3, 3, 8, 8]

@@ -16,7 +16,7 @@ from tilewright.ir.expr import Expr, Op, apply, cast, const, load, select, var
 
 b, h, i, j, M, N = (var(name) for name in ("b", "h", "i", "j", "M", "N"))
 SCALARS = {"b": 1, "h": 2}
-EXAMPLES = 400
+EXAMPLES = 150
 
 
 def nodes(ops: list[Op], *operands: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
