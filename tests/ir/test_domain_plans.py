@@ -207,10 +207,15 @@ def test_no_rows_or_no_columns() -> None:
         assert domain.classify(WINDOW, shape=shape, tile=(4, 4), scalars={}, tensors={}).shape == wanted
 
 
-def test_full_tiles_lie_among_the_visited_ones() -> None:
-    """Where only `may` has a bound from below, the full range begins no earlier than it."""
+@pytest.mark.parametrize(
+    ("may", "wanted"),
+    [(var("i_lo") <= var("j_hi"), [3, 3, 8, 8]), (var("j_lo") <= var("i_hi"), [0, 0, 5, 5])],
+    ids=["from_below", "from_above"],
+)
+def test_full_tiles_lie_among_the_visited_ones(may: Expr, wanted: list[int]) -> None:
+    """Where only `may` has a bound, the full range keeps within it all the same."""
     must = load("kept", (var("j_tile"),), Kind.BOOL)
-    loop = plan_of(domain.Decision(var("i_lo") <= var("j_hi"), must), 8, "j", N)
+    loop = plan_of(domain.Decision(may, must), 8, "j", N)
     env = {"N": 64, "i_lo": 30, "i_hi": 33}
     bounds = [int(evaluate(e, env, {})) for e in (loop.lo, loop.full_lo, loop.full_hi, loop.hi)]
-    assert bounds == [3, 3, 8, 8]
+    assert bounds == wanted
