@@ -1,4 +1,4 @@
-"""The interpreter: the meaning of a program on NumPy, with detection of everything that can go wrong in parallel."""
+"""The interpreter: the meaning of a program on NumPy, and detection of what goes wrong in parallel."""
 
 from .interpret import Difference, Exploration, explore, interpret
 

@@ -1,8 +1,9 @@
-"""Barriers with phases, as CUDA's mbarrier counts them, and the check that every wait and arrival means one phase.
+"""Barriers with phases, as CUDA's mbarrier counts them; every wait and arrival must mean one phase.
 
-A barrier is in phase 0, 1, 2, …; a phase completes after its arrivals. `wait` with a parity passes when the phase of that
-parity has completed, which is when the current phase has the other parity. A parity names a phase only to someone who
-knows all but the last completion, so whoever waits or arrives without that knowledge is in error, whatever the timing.
+A barrier is in phase 0, 1, 2, …; a phase completes after its arrivals. `wait` with a parity passes when the
+phase of that parity has completed, which is when the current phase has the other parity. A parity names a
+phase only to someone who knows all but the last completion, so whoever waits or arrives without that
+knowledge is in error, whatever the timing.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ class Barrier:
         return 0
 
     def arrive(self, thread: Thread, line: ProgramLine) -> bool:
-        """Arrive; whether that completed the phase. The thread's clock must tick before it does anything else.
+        """Arrive; whether that completed the phase. The thread's clock must tick before anything else.
 
         Raises BarrierPhaseError for an arrival that could fall in either of two phases.
         """
         if self.known(thread) < self.phase:
             last = self.completions[-1].line
             raise BarrierPhaseError(
-                f"{self.name}: too many arrivals: phase {self.phase - 1} takes {self.arrivals} and line {last.number} "
-                f"completed it, but nothing orders the arrival of line {line.number} after that; it belongs to that "
-                f"phase and counts for the next; make arrivals= match, or wait before arriving again",
+                f"{self.name}: too many arrivals: phase {self.phase - 1} takes {self.arrivals} and line "
+                f"{last.number} completed it, but nothing orders the arrival of line {line.number} after "
+                f"that; it may count for either phase; make arrivals= match, or wait before arriving again",
                 last,
                 line,
             )
@@ -58,7 +59,7 @@ class Barrier:
         return True
 
     def awaited(self, parity: int, thread: Thread, line: ProgramLine) -> int:
-        """The phase that a wait means. Raises BarrierPhaseError when the barrier's state fits no phase it could mean."""
+        """The phase that a wait means. Raises BarrierPhaseError when the barrier is past it."""
         if parity not in (0, 1):
             raise BarrierPhaseError(f"{self.name}: phase={parity} is not a parity; wanted 0 or 1", line)
         known = self.known(thread)
@@ -72,9 +73,9 @@ class Barrier:
             return
         last = self.completions[meant + 1].line
         raise BarrierPhaseError(
-            f"{self.name}: line {line.number} waits for parity {meant % 2}, which to this worker means phase {meant}, but "
-            f"phase {meant + 1} has completed too (line {last.number}), so the parity now stands for another phase; "
-            f"correct phase=, or let the arrivals wait for this worker",
+            f"{self.name}: line {line.number} waits for parity {meant % 2}, which to this worker means phase "
+            f"{meant}, but phase {meant + 1} has completed too (line {last.number}), so the parity stands "
+            f"for another phase now; correct phase=, or let the arrivals wait for this worker",
             last,
             line,
         )

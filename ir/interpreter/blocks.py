@@ -164,6 +164,6 @@ BLOCKS: dict[type, Callable[[Worker, Step], Task]] = {
     TileLoop: _tile_loop, RangeLoop: _range_loop, If: _if, Grid: _grid, Team: _team,
 }  # fmt: skip
 IN_TIME: dict[type, Callable[[Worker, Any], Task]] = {
-    Copy: copy_async, Gemm: gemm_async, Commit: commit, WaitGroup: wait_group, Arrive: arrive_statement, Wait: wait,
-    Sync: sync, ReduceAdd: reduce_add,
+    Copy: copy_async, Gemm: gemm_async, Commit: commit, WaitGroup: wait_group, Arrive: arrive_statement,
+    Wait: wait, Sync: sync, ReduceAdd: reduce_add,
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """Vector clocks: which events are known to have happened before which, and nothing about time.
 
-Every worker and every asynchronous operation is a thread with its own counter. A thread's clock holds, for each thread,
-the last count whose events it knows to be over. (Lamport 1978; Mattern 1989; the epochs are those of FastTrack, Flanagan
-and Freund 2009.)
+Every worker and every asynchronous operation is a thread with its own counter. A thread's clock holds, for
+each thread, the last count whose events it knows to be over. (Lamport 1978; Mattern 1989; checking single
+events against clocks is FastTrack's, Flanagan and Freund 2009.)
 """
 
 from __future__ import annotations

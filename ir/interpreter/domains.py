@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..domain import classify, visited
 from ..dtypes import Kind
 from ..errors import OutOfBounds, ProgramError
@@ -13,7 +15,7 @@ from .prepare import inline
 from .tiles import TileVariable
 
 _NO_ROWS = TileVariable(0, 1, 1)
-Scalars = tuple[tuple[str, int | float | bool], ...]
+Scalars = tuple[tuple[str, Any], ...]
 
 
 def visited_tiles(worker: Worker, s: TileLoop) -> list[int]:
@@ -27,7 +29,7 @@ def visited_tiles(worker: Worker, s: TileLoop) -> list[int]:
         inputs = {name: m.values for name, m in worker.memories.items() if m.is_input}
         classes = classify(
             predicate, shape=(rows.extent, columns), tile=(rows.tile, s.tiles.tile),
-            scalars={**sizes, **dict(scalars)}, tensors=inputs,  # type: ignore[dict-item]
+            scalars={**sizes, **dict(scalars)}, tensors=inputs,
         )  # fmt: skip
         visits[key] = [row.tolist() for row in visited(classes, s.part, s.order)]
     if not 0 <= rows.number < len(visits[key]):
@@ -40,13 +42,13 @@ def visited_tiles(worker: Worker, s: TileLoop) -> list[int]:
 
 
 def _predicate(worker: Worker, s: TileLoop) -> tuple[Expr, Scalars, TileVariable]:
-    """The predicate over rows VAR i and columns VAR j, the values of its scalars, and the current row tile."""
+    """The predicate over VARs i (rows) and j (columns), its scalars' values, the current row tile."""
     if s.where is None:
         return const(True), (), _NO_ROWS
     program = worker.machine.program
     region = program.region(str(s.where.attr))
     values: dict[str, Expr] = {}
-    scalars: list[tuple[str, int | float | bool]] = []
+    scalars: list[tuple[str, Any]] = []
     rows: str | None = None
     for param, arg in zip(region.params, s.where.args, strict=True):
         name = str(arg.attr) if arg.op is Op.VAR else ""
@@ -63,7 +65,7 @@ def _predicate(worker: Worker, s: TileLoop) -> tuple[Expr, Scalars, TileVariable
     return predicate, tuple(scalars), worker.tiles[rows] if rows else _NO_ROWS
 
 
-def _scalar(worker: Worker, arg: Expr, kind: Kind) -> int | float | bool:
+def _scalar(worker: Worker, arg: Expr, kind: Kind) -> int | float:
     if kind is Kind.FLOAT:
         return float(value_of(worker, arg).values)
     return scalar_of(worker, arg)

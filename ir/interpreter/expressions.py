@@ -55,7 +55,7 @@ def _tile_variable(worker: Worker, name: str) -> Any:
 
 
 def _gather(worker: Worker, memory: Memory, indices: list[Array], axes: tuple[str, ...]) -> Array:
-    """One element per element of the indices; zero for rows past a ragged end whose indices leave the tensor."""
+    """One element per element of the indices; zero where a row past a ragged end leaves the tensor."""
     sizes = memory.values.shape
     if len(indices) != len(sizes):
         reason = f"{memory.name} has {len(sizes)} dimensions, but {len(indices)} indices are given"

@@ -29,12 +29,12 @@ def interpret(
 ) -> dict[str, Array]:
     """The program's outputs by name, as arrays of `float_type` (int64, bool for other kinds).
 
-    `arguments`: one array per input parameter, of its dims; bf16 and f16 values are held in float32. Everything
-    concurrent is interleaved under `seed`. `float_type=np.float64` is exact arithmetic: no rounding to the program's
-    element types. `resident`: instances of a grid that run at a time, in issue order (None: all).
+    `arguments`: one array per input parameter, of its dims; bf16 and f16 values are held in float32. All
+    that is concurrent is interleaved under `seed`. `float_type=np.float64` is exact arithmetic: no rounding to
+    the program's element types. `resident`: instances of a grid that run at a time, in issue order (None: all).
 
-    Raises ShapeError for arguments that do not fit, and an InterpreterError when the program goes wrong: DataRace,
-    Deadlock, BarrierPhaseError, UninitialisedRead, OutOfBounds.
+    Raises ShapeError for arguments that do not fit, and an InterpreterError when the program goes wrong:
+    DataRace, Deadlock, BarrierPhaseError, UninitialisedRead, OutOfBounds.
     """
     steps = steps_of(program)
     sizes = _bind_sizes(program, arguments)
@@ -108,8 +108,8 @@ def _output(memory: Memory) -> Array:
         missing = int((~memory.written).sum())
         first = np.argwhere(~memory.written)[0].tolist() if memory.written.ndim else []
         raise UninitialisedRead(
-            f"uninitialised read: output {memory.name} has {missing} of {memory.written.size} elements that the program "
-            f"never writes, the first at {first}",
+            f"uninitialised read: the program never writes {missing} of the {memory.written.size} elements "
+            f"of output {memory.name}, the first at {first}",
             memory.line,
         )
     return memory.values
@@ -126,7 +126,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What several interleavings gave. `unordered`: additions without a rank, whose order is up to the scheduler."""
+    """What several interleavings gave. `unordered`: additions without a rank, in any order."""
 
     outputs: dict[str, Array]
     differences: tuple[Difference, ...]
@@ -146,7 +146,7 @@ def explore(
     float_type: type[np.floating] = np.float32,
     resident: int | None = None,
 ) -> Exploration:
-    """Interpret under every seed and compare the outputs bit by bit with the first. Raises as `interpret` does."""
+    """Interpret under every seed; compare all outputs bit by bit with the first. Raises as `interpret`."""
     first_seed, *rest = seeds
     first = interpret(program, arguments, seed=first_seed, float_type=float_type, resident=resident)
     differences: list[Difference] = []

@@ -29,10 +29,10 @@ class Turn:
 
 @dataclass(slots=True, eq=False)
 class Machine:
-    """The state that all workers of a run share. `resident`: instances of a grid that run at a time (None: all).
+    """What all workers of a run share. `resident`: instances of a grid that run at a time (None: all).
 
-    `suspects` are reads of unwritten memory: each is an error, but the run goes on on poison for a while, since a
-    write that comes later and is not ordered with the read makes it a race, which says more.
+    `suspects` are reads of unwritten memory: each is an error, but the run goes on with poison, since a write
+    that comes later and is not ordered with the read makes it a race, which says more.
     """
 
     program: Program
@@ -155,8 +155,8 @@ class Worker:
         if binding is None:
             return ProgramError("known names", f"{name!r} is not bound to anything", self.line)
         return UninitialisedRead(
-            f"uninitialised read: line {self.line.number} reads {name!r}, which line {binding.number} assigns, but that "
-            f"has not run in this worker; assign it on every way that leads here",
+            f"uninitialised read: line {self.line.number} reads {name!r}, which line {binding.number} "
+            f"assigns, but that has not run in this worker; assign it on every way that leads here",
             self.line,
             binding,
         )

@@ -1,4 +1,4 @@
-"""Memory: values, a mask of what has been written, and places in it that tiles are read from and written to."""
+"""Memory: values, a mask of what has been written, and the places in it that tiles go to and come from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Index = tuple[int | slice, ...]
 
 @dataclass(slots=True, eq=False)
 class Memory:
-    """A tensor or buffer. Inputs have no `written` mask and no `history`: everyone may read them at any time."""
+    """A tensor or buffer. Inputs have no `written` mask and no `history`: they are only read."""
 
     name: str
     dtype: DType
@@ -46,7 +46,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """A tile's place: `index` selects what exists of it, `shape` is its static size, `axes` name its dimensions."""
+    """A tile's place: `index` selects what exists of it; `shape` and `axes` are the whole tile's."""
 
     memory: Memory
     index: Index
@@ -66,8 +66,8 @@ class Place:
         offsets = iter(np.argwhere(~written)[0]) if written.ndim else iter(())
         element = [int(i.start + next(offsets)) if isinstance(i, slice) else i for i in self.index]
         return UninitialisedRead(
-            f"uninitialised read: line {line.number} {mode.value} {self.memory.name}{element}, which nobody has written; "
-            f"write it first, and order that write before this line",
+            f"uninitialised read: line {line.number} {mode.value} {memory.name}{element}, which nobody has "
+            f"written; write it first, and order that write before this line",
             line,
             self.memory.line,
         )

@@ -1,8 +1,8 @@
 """Asynchronous copies and products: threads of their own that take effect some time later.
 
-Their accesses are noted for races when they are issued, with what the issuer knows then: anything that is not ordered
-before the issue or after the completion conflicts, whenever the scheduler lets the data move. The data itself moves
-late: the source is read at one random later time and the target written at another.
+Their accesses are noted for races when they are issued, with what the issuer knows then: anything that is not
+ordered before the issue or after the completion conflicts, whenever the scheduler lets the data move. The
+data itself moves late: the source is read at one random later time and the target written at another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Expressions made ready to run: regions inlined, loads and tile indices given names, rounding dropped on request."""
+"""Expressions made ready to run: regions inlined, loads and tile indices named, rounding dropped if asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..program import Program
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """`value` over plain variables: `names` of the program, `indices` (variable -> tile variable), and `loads`.
+    """`value` over plain variables: the program's `names`, `indices` (variable -> tile variable), `loads`.
 
     `loads` are to be done in order; each names its result, which later ones and `value` may use.
     """

@@ -67,8 +67,9 @@ class History:
     def _race(self, box: Box, first: tuple[Mode, ProgramLine], second: tuple[Mode, ProgramLine]) -> DataRace:
         place = ", ".join(str(low) if high == low + 1 else f"{low}:{high}" for low, high in box)
         return DataRace(
-            f"data race on {self.name}[{place}]: line {first[1].number} {first[0].value} it, line {second[1].number} "
-            f"{second[0].value} it, and nothing orders the two; put a barrier, sync or wait_group between them",
+            f"data race on {self.name}[{place}]: line {first[1].number} {first[0].value} it, line "
+            f"{second[1].number} {second[0].value} it, and nothing orders the two; "
+            f"put a barrier, sync or wait_group between them",
             first[1],
             second[1],
         )

@@ -1,4 +1,4 @@
-"""The seeded scheduler: tasks are generators; at every step a random one that can run runs to its next yield."""
+"""The seeded scheduler: tasks are generators; at every step a random runnable one runs to its next yield."""
 
 from __future__ import annotations
 

@@ -127,6 +127,6 @@ def tile_variable(worker: Worker, tiles: Tiles, number: int) -> TileVariable:
 
 
 AT_ONCE: dict[type, Callable[[Worker, Any], None]] = {
-    Alloc: _alloc, Barriers: _barriers, Load: _load, Store: _store, Copy: _copy, Fill: _fill, Let: _let, Gemm: _gemm,
-    Reduce: _reduce, TileAt: _tile_at,
+    Alloc: _alloc, Barriers: _barriers, Load: _load, Store: _store, Copy: _copy, Fill: _fill, Let: _let,
+    Gemm: _gemm, Reduce: _reduce, TileAt: _tile_at,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from .scheduler import Task, Waiting
 
 
 def barrier_of(worker: Worker, ref: Ref) -> Barrier:
-    """The barrier a reference means. Raises OutOfBounds beyond the last one, ProgramError when there is none."""
+    """The barrier a reference means. Raises OutOfBounds past the last one, ProgramError if there is none."""
     barriers = worker.barriers.get(ref.name)
     if barriers is None or len(ref.indices) != 1 or isinstance(ref.indices[0], (TileAxis, All)):
         raise ProgramError("known names", f"{ref.name!r} with these indices is no barrier here", worker.line)
@@ -46,7 +46,8 @@ def wait(worker: Worker, s: Wait) -> Task:
     line, barrier = worker.line, barrier_of(worker, s.barrier)
     meant = barrier.awaited(scalar_of(worker, s.phase), worker.thread, line)
     while not barrier.has_completed(meant):
-        reason = f"phase {meant} of {barrier.name} (parity {meant % 2}; {barrier.arrived} of {barrier.arrivals} arrivals)"
+        arrivals = f"{barrier.arrived} of {barrier.arrivals} arrivals"
+        reason = f"phase {meant} of {barrier.name} (parity {meant % 2}; {arrivals})"
         yield Waiting(barrier, lambda: barrier.has_completed(meant), worker.who, line, reason)
     barrier.check(meant, line)
     worker.thread.acquire(barrier.released)
@@ -123,7 +124,7 @@ def _wait_for_turn(worker: Worker, s: ReduceAdd, turn: Turn, rank: int) -> Task:
     if turn.next_rank > rank:
         earlier = [turn.line] if turn.line is not None else []
         raise BarrierPhaseError(
-            f"{s.target.name}: rank {rank} has already added to this tile; each tile takes the ranks 0, 1, 2, … once",
+            f"{s.target.name}: rank {rank} has already added to this tile; it takes ranks 0, 1, 2, … once",
             line,
             *earlier,
         )

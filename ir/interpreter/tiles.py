@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..errors import ProgramError, ProgramLine
 from ..evaluate import Array
 
-REDUCTIONS = {"max": np.max, "sum": np.sum}
+REDUCTIONS: dict[str, Callable[..., Any]] = {"max": np.max, "sum": np.sum}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,9 +71,9 @@ def gemm(left: Tile, right: Tile, float_type: type[np.floating], line: ProgramLi
         )
         raise ProgramError("types", reason, line)
     over = ([left.axes.index(shared[0])], [right.axes.index(shared[0])])
-    values = (tile.values.astype(float_type, copy=False) for tile in (left, right))
+    a, b = (tile.values.astype(float_type, copy=False) for tile in (left, right))
     with np.errstate(all="ignore"):
-        product = np.tensordot(*values, axes=over)
+        product = np.asarray(np.tensordot(a, b, axes=over))
     return Tile(product, tuple(axis for axis in (*left.axes, *right.axes) if axis != shared[0]))
 
 
