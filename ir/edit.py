@@ -7,8 +7,30 @@ from dataclasses import replace
 
 from .expr import Expr, Op, transform, walk
 from .program import (
-    All, Arrive, Block, Copy, Fill, Gemm, Grid, If, Let, Load, Operand, Program, RangeLoop, Reduce, ReduceAdd, Ref,
-    Statement, Store, TileAt, TileAxis, TileLoop, Tiles, Wait, statements,
+    All,
+    Arrive,
+    Block,
+    Copy,
+    Fill,
+    Gemm,
+    Grid,
+    If,
+    Let,
+    Load,
+    Operand,
+    Program,
+    RangeLoop,
+    Reduce,
+    ReduceAdd,
+    Ref,
+    Statement,
+    Store,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
+    Wait,
+    statements,
 )  # fmt: skip
 
 Edit = Callable[[Statement], Statement | tuple[Statement, ...]]

@@ -10,8 +10,34 @@ from .errors import ParseError
 from .expr import Expr, Op, const
 from .parse_expr import RESERVED, Scope, fail, parse_expression, subscripts
 from .program import (
-    All, Alloc, Arrive, Barriers, Commit, Copy, Fill, Gemm, Grid, If, Index, Let, Load, Operand, RangeLoop,
-    Reduce, ReduceAdd, Ref, Role, Statement, Store, Sync, TileAt, TileAxis, TileLoop, Tiles, Wait, WaitGroup,
+    All,
+    Alloc,
+    Arrive,
+    Barriers,
+    Commit,
+    Copy,
+    Fill,
+    Gemm,
+    Grid,
+    If,
+    Index,
+    Let,
+    Load,
+    Operand,
+    RangeLoop,
+    Reduce,
+    ReduceAdd,
+    Ref,
+    Role,
+    Statement,
+    Store,
+    Sync,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
+    Wait,
+    WaitGroup,
 )  # fmt: skip
 
 PARTS = ("any", "full", "partial")

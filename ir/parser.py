@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from .dtypes import DTYPES, DType, Kind
 from .errors import ParseError
-from .expr import Expr
+from .expr import Expr, const
 from .parse_expr import RESERVED, Scope, fail, parse_expression, subscripts
 from .parse_statements import StatementParser
 from .program import Param, Program, Region, RegionParam
@@ -138,7 +138,7 @@ def _dim(node: ast.expr) -> Dim:
 def _outer_scope(params: Sequence[Param | TensorSpec], sizes: dict[str, int]) -> Scope:
     names = {dim for param in params for dim in param.dims if isinstance(dim, str)} | set(sizes) | set(SIZES)
     return Scope(
-        kinds={name: Kind.INT for name in sorted(names)},
+        kinds=dict.fromkeys(sorted(names), Kind.INT),
         tensors={param.name: param.dtype.kind for param in params},
     )
 
@@ -188,13 +188,14 @@ def _spec(node: ast.FunctionDef) -> AttentionSpec:
     scope = _outer_scope(params, {})
     regions, rest = _regions(node, scope)
     bodies = {region.name: region.body for region in regions}
-    if not {"score", "keep"} <= set(bodies) <= {"score", "keep", "weight"}:
-        raise fail(node, f"regions {', '.join(bodies)}", "score, keep and at most weight")
+    if not {"score", "keep"} <= set(bodies) <= {"score", "keep", "weight", "requires"}:
+        raise fail(node, f"regions {', '.join(bodies)}", "score, keep and at most weight and requires")
     scope.kinds |= {"b": Kind.INT, "h": Kind.INT}
     return AttentionSpec(
         name=node.name, dtype=params[0].dtype, head_dim=sizes["D"], value_dim=sizes["Dv"], group=sizes["group"],
         captured=captured, score=bodies["score"], keep=bodies["keep"],
         normaliser=_normaliser(node, rest, scope, bodies.get("weight")),
+        requires=bodies.get("requires", const(True)),
     )  # fmt: skip
 
 

@@ -9,12 +9,47 @@ from typing import Any
 from .dtypes import DType, Kind
 from .expr import Expr, Op, const
 from .program import (
-    All, Alloc, Arrive, Barriers, Block, Commit, Copy, Fill, Gemm, Grid, If, Index, Let, Load, Operand, Param,
-    Program, RangeLoop, Reduce, ReduceAdd, Ref, Region, RegionParam, Role, Statement, Store, Sync, TileAt, TileAxis,
-    TileLoop, Tiles, Wait, WaitGroup,
+    All,
+    Alloc,
+    Arrive,
+    Barriers,
+    Block,
+    Commit,
+    Copy,
+    Fill,
+    Gemm,
+    Grid,
+    If,
+    Index,
+    Let,
+    Load,
+    Operand,
+    Param,
+    Program,
+    RangeLoop,
+    Reduce,
+    ReduceAdd,
+    Ref,
+    Region,
+    RegionParam,
+    Role,
+    Statement,
+    Store,
+    Sync,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
+    Wait,
+    WaitGroup,
 )  # fmt: skip
 from .spec import (
-    MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, Dim, NormaliserKind, TensorSpec,
+    MASK_PARAMETERS,
+    SCORE_PARAMETERS,
+    AttentionSpec,
+    Dim,
+    NormaliserKind,
+    TensorSpec,
 )  # fmt: skip
 
 Path = tuple[int, ...]
@@ -272,6 +307,8 @@ def print_spec(spec: AttentionSpec) -> str:
     _add_region(out, Region("keep", mask_params, spec.keep))
     if spec.normaliser.weight is not None:
         _add_region(out, Region("weight", score_params, spec.normaliser.weight))
+    if spec.requires is not const(True):
+        _add_region(out, Region("requires", (), spec.requires))
     out.add(1, f"return {_normaliser(spec)}")
     return "\n".join(out.lines) + "\n"
 

@@ -11,8 +11,30 @@ from .errors import ProgramError, ProgramLine
 from .expr import Expr, Op, walk
 from .printer import Path, listing
 from .program import (
-    All, Alloc, Barriers, Block, Fill, Gemm, Grid, If, Let, Load, Operand, Param, Program, RangeLoop, Reduce, ReduceAdd,
-    Ref, Role, Statement, Store, TileAt, TileAxis, TileLoop, Tiles,
+    All,
+    Alloc,
+    Barriers,
+    Block,
+    Fill,
+    Gemm,
+    Grid,
+    If,
+    Let,
+    Load,
+    Operand,
+    Param,
+    Program,
+    RangeLoop,
+    Reduce,
+    ReduceAdd,
+    Ref,
+    Role,
+    Statement,
+    Store,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
 )  # fmt: skip
 from .spec import SIZES
 

@@ -6,14 +6,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .dtypes import Kind
+from .edit import expressions, names_read, references
 from .errors import ProgramError
 from .expr import Expr, Op, walk
 from .printer import Path
 from .program import (
-    Alloc, Barriers, Block, Fill, Grid, Let, Load, Param, Program, ReduceAdd, Role, Statement, Store, TileLoop, statements,
+    Alloc,
+    Barriers,
+    Block,
+    Fill,
+    Grid,
+    Let,
+    Load,
+    Param,
+    Program,
+    ReduceAdd,
+    Role,
+    Statement,
+    Store,
+    TileLoop,
+    statements,
 )  # fmt: skip
 from .shapes import Shapes, infer, program_line
-from .edit import expressions, names_read, references
 
 Breach = tuple[str, Path | None]  # what is wrong, and the statement it is in
 

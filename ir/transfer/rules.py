@@ -11,11 +11,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..dtypes import DType, Kind
+from ..edit import edit_program, eliminate_dead, map_expressions, without_factor
 from ..errors import ScheduleError
 from ..expr import Expr, Op, apply, call, cast, const, free_vars, select, transform, var, walk
-from ..program import Fill, Gemm, Let, Load, Param, Program, Ref, Region, RegionParam, Statement, Store, TileLoop, statements
-from ..spec import MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, NormaliserKind, TensorSpec
-from ..edit import edit_program, eliminate_dead, map_expressions, without_factor
+from ..program import (
+    Fill,
+    Gemm,
+    Let,
+    Load,
+    Param,
+    Program,
+    Ref,
+    Region,
+    RegionParam,
+    Statement,
+    Store,
+    TileLoop,
+    statements,
+)
+from ..spec import SCORE_PARAMETERS, AttentionSpec, NormaliserKind, TensorSpec
 
 LOG2E = math.log2(math.e)
 ROLES = ("score", "keep")  # the regions that transfer replaces

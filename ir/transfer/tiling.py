@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..edit import edit_program
 from ..errors import ScheduleError
 from ..expr import Op, var
 from ..program import (
-    Alloc, Gemm, Grid, Load, Program, Ref, Statement, Store, TileAt, TileAxis, TileLoop, Tiles, statements,
+    Alloc,
+    Gemm,
+    Grid,
+    Load,
+    Program,
+    Ref,
+    Statement,
+    Store,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
+    statements,
 )  # fmt: skip
 from ..shapes import Shapes, infer
-from ..edit import edit_program
 
 
 def retile(program: Program, tiles: Mapping[str, int]) -> Program:

@@ -11,7 +11,21 @@ from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op
 from ...ir.printer import print_statement
 from ...ir.program import (
-    All, Fill, Gemm, If, Index, Let, Load, Program, RangeLoop, Ref, Statement, Store, TileAt, TileAxis, TileLoop,
+    All,
+    Fill,
+    Gemm,
+    If,
+    Index,
+    Let,
+    Load,
+    Program,
+    RangeLoop,
+    Ref,
+    Statement,
+    Store,
+    TileAt,
+    TileAxis,
+    TileLoop,
 )  # fmt: skip
 from .expressions import Lanes, Term, emit, identifier
 from .loops import LoopWriter, domain_of

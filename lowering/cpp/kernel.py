@@ -9,13 +9,26 @@ from functools import cache
 import jinja2
 
 from ...ir.dtypes import Kind
+from ...ir.edit import expressions
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op, loads, walk
 from ...ir.printer import print_expr, print_statement
-from ...ir.program import Alloc, Gemm, Grid, Load, Param, Program, Reduce, Statement, TileAt, TileLoop, Tiles, statements
+from ...ir.program import (
+    Alloc,
+    Gemm,
+    Grid,
+    Load,
+    Param,
+    Program,
+    Reduce,
+    Statement,
+    TileAt,
+    TileLoop,
+    Tiles,
+    statements,
+)
 from ...ir.shapes import Shapes, infer
 from ...ir.spec import SIZES
-from ...ir.edit import expressions
 from .body import BodyWriter
 from .expressions import Lanes, Names, Term, emit, identifier
 from .loops import summaries_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ...ir.algebra import simplify
 from ...ir.dtypes import Kind
+from ...ir.edit import edit_program, map_expressions
 from ...ir.expr import Expr, Op, free_vars, substitute, transform
 from ...ir.program import Let, Program, statements
-from ...ir.edit import edit_program, map_expressions
 
 
 def prepare(program: Program) -> Program:

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ...ir.edit import names_read
 from ...ir.errors import LoweringError
 from ...ir.printer import print_statement
 from ...ir.program import Block, Fill, Let, Load, Program, Reduce, Statement
 from ...ir.shapes import Shapes
-from ...ir.edit import names_read
 
 
 @dataclass(slots=True)

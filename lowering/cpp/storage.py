@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...ir.dtypes import DType, Kind
+from ...ir.edit import names_read
 from ...ir.errors import LoweringError
 from ...ir.expr import Op
 from ...ir.printer import print_statement
 from ...ir.program import Alloc, Gemm, Load, Program, Ref, Store, statements
 from ...ir.shapes import Shapes
-from ...ir.edit import names_read
 
 LANES = 16  # rows and columns of tile buffers are padded to the widest vector
 C_TYPE = {
