@@ -241,10 +241,9 @@ def bench(
 ) -> None:
     """Time Tilewright and its peers, interleaved in one process."""
     from .bench.suites import run_bench
+    from .bench.summary import print_summary
 
-    rows = run_bench(suites or (), target, json, html)
-    for row in rows:
-        print(f"{row.suite:10} {row.case:40} {row.impl:24} {row.median_ms:10.3f} ms")
+    print_summary(run_bench(suites or (), target, json, html))
 
 
 @app.command()
@@ -261,7 +260,7 @@ def doctor(json: Json = False) -> None:
             lines += [f"{'':8}{line}" for line in finding.advice.splitlines()]
         result = to_json(findings)
         show(result, "\n".join(lines))
-    raise typer.Exit(DONE if result["ready"] else REFUSED)
+    raise typer.Exit(DONE if result["ready"] else NOT_VERIFIED)
 
 
 if __name__ == "__main__":

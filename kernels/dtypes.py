@@ -1,13 +1,15 @@
-"""Element types of the IR and of torch: one table, read both ways."""
+"""Element types and tensors of torch as the IR sees them."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ..ir.dtypes import DType
 from ..ir.errors import DTypeError
+from ..ir.evaluate import Array
 
-__all__ = ["COMPUTE_DTYPES", "from_torch", "to_torch"]
+__all__ = ["COMPUTE_DTYPES", "as_array", "from_torch", "to_torch"]
 
 _TORCH: dict[DType, torch.dtype] = {
     DType.F64: torch.float64, DType.F32: torch.float32, DType.BF16: torch.bfloat16, DType.F16: torch.float16,
@@ -29,3 +31,9 @@ def from_torch(name: str, dtype: torch.dtype) -> DType:
     if dtype not in _OURS:
         raise DTypeError(f"{name}: got {dtype}; wanted one of {', '.join(str(d) for d in _OURS)}")
     return _OURS[dtype]
+
+
+def as_array(tensor: torch.Tensor) -> Array:
+    """The tensor's values on NumPy; bf16, which NumPy lacks, as float32."""
+    tensor = tensor.detach().cpu()
+    return np.asarray((tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy())

@@ -77,10 +77,10 @@ class Kernel:
     that keeps no key gives o = 0 and lse = -inf; so does every row when N = 0 and there is no sink.
     """
 
-    def __init__(self, specialiser: Specialiser) -> None:
+    def __init__(self, specialiser: Specialiser, compiled: Compiled | None = None) -> None:
         self._specialiser = specialiser
         self._plans: dict[Signatures, Plan] = {}
-        self._compiled: Compiled | None = None
+        self._compiled = compiled
         self._lock = threading.RLock()
 
     def __call__(

@@ -22,7 +22,7 @@ from ..ir.errors import UnsupportedSpec
 from ..ir.evaluate import Array
 from ..ir.reference import reference
 from ..ir.spec import AttentionSpec
-from .dtypes import to_torch
+from .dtypes import as_array, to_torch
 from .lowprecision import low_precision
 
 __all__ = ["Expected", "Truth", "distance", "expect"]
@@ -52,12 +52,12 @@ class Expected:
 
 def expect(function: Function | None, spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> Expected:
     """Run the oracle. Whatever the user's function raises on these tensors passes through."""
-    arrays = [_array(tensor) for tensor in tensors]
+    arrays = [as_array(tensor) for tensor in tensors]
     spec_o, spec_lse = reference(spec, *arrays)
     exact = spec_o
     if function is not None:
         exact = _with_defined_rows(_exactly(function, tensors), spec_o, spec_lse, arrays[2])
-    low = _low_precision_errors(spec, arrays, exact, spec_lse)
+    low = _low_precision_errors(spec, arrays, spec_o, spec_lse)
     rounding = float(torch.finfo(to_torch(spec.dtype)).eps) * _magnitude(exact)
     lse_rounding = FLOAT32_EPSILON * max(_magnitude(spec_lse), 1.0)
     o, lse = Truth(exact, 2 * (low[0] + rounding)), Truth(spec_lse, 2 * (low[1] + lse_rounding))
@@ -99,12 +99,6 @@ def _magnitude(values: Array) -> float:
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
-def _array(tensor: torch.Tensor) -> Array:
-    """As NumPy; bf16, which NumPy lacks, as float32."""
-    tensor = tensor.detach().cpu()
-    return np.asarray((tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy())
-
-
 def _with_defined_rows(user: Array, spec_o: Array, spec_lse: Array, v: Array) -> Array:
     """The user's output with the rows that keep no key set to zero.
 
@@ -134,7 +128,7 @@ def _output(result: Any) -> Array:
     first = result[0] if isinstance(result, (tuple, list)) and result else result
     if not isinstance(first, torch.Tensor):
         raise UnsupportedSpec(f"the function returned {type(first).__name__}; wanted a tensor [B, Hq, M, Dv]")
-    return _array(first)
+    return as_array(first)
 
 
 @contextmanager

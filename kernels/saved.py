@@ -86,7 +86,8 @@ def manifest_of(compiled: Compiled, files: dict[str, str]) -> dict[str, Any]:
 
 def load(directory: str | os.PathLike[str]) -> Kernel:
     """A saved kernel; nothing is traced. TilewrightError for a directory that is damaged or changed."""
-    return Kernel(FixedSpecialiser(load_compiled(Path(directory))))
+    compiled = load_compiled(Path(directory))
+    return Kernel(FixedSpecialiser(compiled), compiled)
 
 
 def load_compiled(directory: Path) -> Compiled:

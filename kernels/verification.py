@@ -6,15 +6,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from ..ir.errors import TilewrightError
+from ..ir.interpreter import interpret
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
 from .arguments import bind_sizes
 from .cases import Case, cases_for, small_cases
 from .compiled import Compiled
+from .dtypes import as_array
 from .oracle import Expected, Function, Truth, distance, expect
 from .report import CaseResult, Report
 from .tensors import case_tensors
@@ -53,10 +54,11 @@ def verify_compiled(
 
 def verify_program(program: Program, subject: Subject, *, progress: Progress | None = None) -> Report:
     """The program's meaning, by the interpreter on small cases, against the subject; needs no target."""
-    from .interpreted import run_program
 
     def run(tensors: Sequence[torch.Tensor], sizes: dict[str, int]) -> dict[str, torch.Tensor]:
-        return run_program(program, tensors, sizes)
+        names = [param.name for param in program.params if not param.is_output]
+        arguments = {name: as_array(tensor) for name, tensor in zip(names, tensors, strict=True)}
+        return {name: torch.from_numpy(values) for name, values in interpret(program, arguments).items()}
 
     checker = _Checker(subject, run, program.fixed, torch.device("cpu"))
     return Report(_run_cases(checker, small_cases(program), progress), method="program in the interpreter")
@@ -106,7 +108,7 @@ def _compare(case: Case, got: dict[str, torch.Tensor], expected: Expected) -> li
     rows = []
     for name, tensor in got.items():
         truth = truths[name]
-        error = distance(np.asarray(tensor.double().cpu().numpy()), truth.exact)
+        error = distance(as_array(tensor.double()), truth.exact)
         note = "" if error <= truth.budget else f"({expected.blame})"
         rows.append(CaseResult(case.name, name, error, truth.budget, note=note))
     return rows

@@ -1,0 +1,131 @@
+"""The call: one compiled form for all lengths and layouts, empty ones defined, refusals in words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tilewright as tw
+
+from .conftest import HEAD_DIM, causal_eager, causal_spec, qkv
+
+
+def assert_close(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 1, 17, 130), (2, 2, 130, 17), (1, 4, 97, 97)])
+def test_one_form_serves_all_sizes(causal: tw.Kernel, sizes: tuple[int, int, int, int]) -> None:
+    before = causal.compiled
+    tensors = qkv(*sizes)
+    assert_close(causal(*tensors), causal_eager(*tensors))
+    assert causal.compiled is before
+
+
+def test_strides_are_free(causal: tw.Kernel) -> None:
+    tensors = qkv()
+    wanted = causal(*tensors)
+    moved = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
+    assert torch.equal(causal(*moved), wanted)
+    assert torch.equal(causal(*tensors), wanted)  # the plan of these shapes is not tied to strides
+
+
+def test_lse(causal: tw.Kernel) -> None:
+    q, k, v = qkv(rows=5, columns=5, group=2)
+    _, lse = causal(q, k, v, return_lse=True)
+    scores = q @ k.repeat_interleave(2, 1).transpose(-1, -2) * 0.25
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    assert_close(lse, torch.logsumexp(scores.masked_fill(hidden, float("-inf")), -1))
+
+
+def test_empty_sequences_are_defined(causal: tw.Kernel) -> None:
+    q, k, v = qkv(rows=0)
+    assert causal(q, k, v).shape == (2, 4, 0, HEAD_DIM)
+    q, k, v = qkv(columns=0)
+    o, lse = causal(q, k, v, return_lse=True)
+    assert torch.equal(o, torch.zeros(2, 4, 33, HEAD_DIM))
+    assert torch.equal(lse, torch.full((2, 4, 33), float("-inf")))
+    q, k, v = qkv(batch=0)
+    assert causal(q, k, v).shape == (0, 4, 33, HEAD_DIM)
+
+
+def test_the_forward_gives_the_same_bits(causal: tw.Kernel) -> None:
+    tensors = qkv(rows=130, columns=130)
+    wanted = causal(*tensors)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, threads):
+            torch.set_num_threads(count)
+            assert torch.equal(causal(*tensors), wanted)
+    finally:
+        torch.set_num_threads(threads)
+    alone = causal(*(tensor[1:] for tensor in tensors))
+    assert torch.equal(alone, wanted[1:])
+
+
+def test_gradients_are_refused_in_words(causal: tw.Kernel) -> None:
+    q, k, v = qkv()
+    q.requires_grad_()
+    with pytest.raises(
+        tw.UnsupportedSpec, match=r"requires grad, and this kernel has no backward[\s\S]*no_grad"
+    ):
+        causal(q, k, v)
+    with torch.no_grad():
+        assert causal(q, k, v).shape == q.shape
+
+
+def test_other_sizes_than_the_spec_s_are_refused(causal: tw.Kernel) -> None:
+    q, k, v = qkv()
+    with pytest.raises(tw.ShapeError, match="q: D=8; this kernel was made for D=16"):
+        causal(q[..., :8], k[..., :8], v)
+    with pytest.raises(tw.ShapeError, match="v: Dv=8; this kernel was made for Dv=16"):
+        causal(q, k, v[..., :8])
+    with pytest.raises(tw.ShapeError, match="Hq=2, k: Hkv=2; this kernel was made for Hq = 2 x Hkv"):
+        causal(q[:, :2], k, v)
+    with pytest.raises(tw.DTypeError, match=r"q: got torch.bfloat16; this kernel was made for torch.float32"):
+        causal(*(tensor.bfloat16() for tensor in qkv()))
+    with pytest.raises(tw.DTypeError, match="q: got list"):
+        causal([1.0], k, v)
+
+
+def test_attributes(causal: tw.Kernel) -> None:
+    assert "causal" in causal.source
+    assert tw.parse_program(str(causal.program)) == causal.program
+    assert causal.spec == causal_spec()
+    assert causal.report is not None
+    assert causal.report.verified
+    assert causal.report.cases >= 20
+
+
+def test_nothing_to_show_before_the_first_call() -> None:
+    with pytest.raises(tw.TilewrightError, match="call the kernel once, or compile with example="):
+        _ = tw.compile(causal_spec()).source
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"target": "cuda"}, "target 'cuda' is not available in this release; .* use target='triton'"),
+        ({"target": "tpu"}, "target 'tpu': wanted one of auto, cpu, triton"),
+        ({"engine": "llm"}, "engine 'llm' is not available in this release; use engine='rules'"),
+        ({"engine": "magic"}, "engine 'magic': wanted 'rules'"),
+        ({"backward": True}, "backward=True: gradients are not available in this release"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(options: dict[str, object], text: str) -> None:
+    with pytest.raises(tw.UnsupportedSpec, match=text):
+        tw.compile(causal_spec(), **options)
+
+
+def test_something_that_is_no_function_is_refused() -> None:
+    with pytest.raises(tw.UnsupportedSpec, match=r"takes a function .* or an AttentionSpec; got int"):
+        tw.compile(3)
+
+
+def test_triton_source_needs_no_gpu_but_a_call_does() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    kernel = tw.compile(causal_spec(), target="triton", example=qkv())
+    assert "triton" in kernel.source
+    with pytest.raises(tw.DeviceError, match="q: on cpu; target 'triton' computes on cuda"):
+        kernel(*qkv())
