@@ -229,7 +229,10 @@ def _load(node: Expr, args: list[Term], lanes: Lanes) -> Term:
 def identifier(name: str) -> str:
     """A C++ identifier for a name of the program."""
     safe = "".join(ch if ch.isalnum() or ch == "_" else "_" for ch in name)
-    return f"{safe}_" if safe in CPP_WORDS = frozenset(
+    return f"{safe}_" if safe in CPP_WORDS else safe
+
+
+CPP_WORDS = frozenset(
     "alignas alignof and asm auto bitand bitor bool break case catch char class compl const constexpr continue "
     "decltype default delete do double else enum explicit export extern false float for friend goto if inline int "
     "long mutable namespace new noexcept not nullptr operator or private protected public register return short "
