@@ -219,3 +219,11 @@ def test_full_tiles_lie_among_the_visited_ones(may: Expr, wanted: list[int]) -> 
     env = {"N": 64, "i_lo": 30, "i_hi": 33}
     bounds = [int(evaluate(e, env, {})) for e in (loop.lo, loop.full_lo, loop.full_hi, loop.hi)]
     assert bounds == wanted
+
+
+def test_division_by_a_scalar_that_may_be_zero() -> None:
+    """0 / 0 is NaN and 1 / 0 infinite: the row tile has elements that are kept."""
+    ratio = cast(i, DType.F32) / load("slope", (const(0),), Kind.FLOAT)
+    tensors = {"slope": np.zeros(1, np.float32)}
+    classes = domain.classify(ratio >= 1.0, shape=(4, 1), tile=(4, 1), scalars={}, tensors=tensors)
+    assert classes.tolist() == [[1]]

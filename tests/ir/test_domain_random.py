@@ -112,7 +112,7 @@ def data(shape: tuple[int, int]) -> dict[str, np.ndarray]:
         "rows": np.sort(rng.integers(-4, 9, (2, shape[0]))),
         "columns": np.sort(rng.integers(-4, 9, shape[1])),
         "signed": rng.integers(1, 4, 3) * rng.choice([-1, 1], 3), "bias": bias, "mask": mask,
-        "slope": rng.choice(np.array([0.5, -2, np.inf, np.nan], np.float32), 3),
+        "slope": rng.choice(np.array([0.5, -2, 0, np.inf, np.nan], np.float32), 3),
         "decay": rng.standard_normal(shape[1]).astype(np.float32), "kept": np.arange(shape[1]) % 11 > 3,
     }  # fmt: skip
 
