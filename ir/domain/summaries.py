@@ -45,9 +45,7 @@ def summary_pair(node: Expr, positions: tuple[int, ...], tiles: tuple[int, ...])
 
 def summary_load(summary: Summary, node: Expr) -> Expr:
     """The summary's element for the LOAD `node`: row i becomes tile number i_tile, other indices stay."""
-    indices = tuple(
-        var(f"{arg.attr}_tile") if n in summary.positions else arg for n, arg in enumerate(node.args)
-    )
+    indices = tuple(var(f"{arg.attr}_tile") if n in summary.positions else arg for n, arg in enumerate(node.args))
     return load(summary.name, indices, summary.kind)
 
 

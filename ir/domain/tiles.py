@@ -61,9 +61,7 @@ def _classes(
 ) -> Classes:
     rows, columns = (np.arange(-(-size // step)) for size, step in zip(shape, tile, strict=True))
     env: dict[str, Any] = {**scalars, **_box("i", rows[:, None], tile[0], shape[0])}
-    lo, hi, full_lo, full_hi = (
-        evaluate(e, env, tensors) for e in (loop.lo, loop.hi, loop.full_lo, loop.full_hi)
-    )
+    lo, hi, full_lo, full_hi = (evaluate(e, env, tensors) for e in (loop.lo, loop.hi, loop.full_lo, loop.full_hi))
     env |= _box("j", columns[None, :], tile[1], shape[1])
     may, must = (evaluate(rest, env, tensors) for rest in (loop.may_rest, loop.must_rest))
     is_full = (full_lo <= columns) & (columns < full_hi) & must

@@ -82,9 +82,7 @@ def test_ranges_read_well(name: str) -> None:
 def test_documents_are_asked_per_tile() -> None:
     loop = domain.plan(DOCUMENTS, 32, 64)
     assert str(loop.hi) == f"min({TILES}, (i_hi + 64) // 64)"
-    assert {s.name for s in loop.summaries} == {
-        f"document_{op}_1x{tile}" for op in ("min", "max") for tile in (32, 64)
-    }
+    assert {s.name for s in loop.summaries} == {f"document_{op}_1x{tile}" for op in ("min", "max") for tile in (32, 64)}
     assert {str(node.args[-1]) for node in loads(loop.may_rest)} == {"i_tile", "j_tile"}
 
 

@@ -29,9 +29,7 @@ DIVISORS = POSITIVE | st.sampled_from([const(-3), load("signed", (h,), Kind.INT)
 INT_LEAVES = (
     st.sampled_from([i, j, i, j, i - j, M, N, b, h])
     | LITERALS
-    | st.sampled_from(
-        [load("rows", (b, i), Kind.INT), load("columns", (j,), Kind.INT), load("signed", (h,), Kind.INT)]
-    )
+    | st.sampled_from([load("rows", (b, i), Kind.INT), load("columns", (j,), Kind.INT), load("signed", (h,), Kind.INT)])
 )
 FLOATS_OF_INTS = [DType.F32, DType.F16]
 MONOTONE = [
@@ -134,9 +132,7 @@ def check_tiles(classes: np.ndarray, kept: np.ndarray, tile: tuple[int, int]) ->
 @pytest.mark.parametrize("float_type", [np.float32, np.float64])
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(predicate=PREDICATES, shape=SIZES, tile=TILES)
-def test_tiles_are_sound(
-    predicate: Expr, shape: tuple[int, int], tile: tuple[int, int], float_type: Any
-) -> None:
+def test_tiles_are_sound(predicate: Expr, shape: tuple[int, int], tile: tuple[int, int], float_type: Any) -> None:
     """Elements in single or in double precision: bounds are wide enough for either."""
     scalars = {**SCALARS, "M": shape[0], "N": shape[1]}
     classes = domain.classify(predicate, shape=shape, tile=tile, scalars=scalars, tensors=data(shape))
