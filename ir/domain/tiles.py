@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import ScheduleError
 from ..evaluate import evaluate
-from ..expr import Expr, const
+from ..expr import Expr, const, substitute
 from .plan import LoopPlan, plan
 from .summaries import summarise
 
@@ -47,7 +47,8 @@ def classify(
     `scalars` (b, h and sizes) and loads from `tensors`. Memory and time grow with the number of tiles, not
     of elements.
     """
-    loop = plan(predicate, *tile, extent=const(shape[1]))
+    below_zero = {name: const(value) for name, value in scalars.items() if value < 0}  # a plan's variables are not
+    loop = plan(substitute(predicate, below_zero), *tile, extent=const(shape[1]))
     tables = {s.name: summarise(tensors[s.tensor], s) for s in loop.summaries}
     return _classes(loop, shape, tile, scalars, {**tensors, **tables})
 

@@ -225,3 +225,11 @@ def test_division_by_a_scalar_that_may_be_zero() -> None:
     tensors = {"slope": np.zeros(1, np.float32)}
     classes = domain.classify(ratio >= 1.0, shape=(4, 1), tile=(4, 1), scalars={}, tensors=tensors)
     assert classes.tolist() == [[1]]
+
+
+def test_a_scalar_below_zero() -> None:
+    """Plans take variables to be at least 0; a value that is not goes in as a literal."""
+    predicate = i + var("shift") >= j
+    classes = domain.classify(predicate, shape=(4, 8), tile=(2, 2), scalars={"shift": -1}, tensors={})
+    assert classes.tolist() == [[1, 0, 0, 0], [2, 1, 0, 0]]
+    assert domain.classify(var("shift") >= 0, shape=(1, 1), tile=(1, 1), scalars={"shift": -1}, tensors={}) == 0
