@@ -70,7 +70,5 @@ class Case:
         s = self.shape
         generator = torch.Generator(device).manual_seed(SEED)
         sizes = ((s.B, s.Hq, s.M, s.D), (s.B, s.Hkv, s.N, s.D), (s.B, s.Hkv, s.N, s.Dv))
-        q, k, v = (
-            torch.randn(size, generator=generator, device=device).to(DTYPES[self.dtype]) for size in sizes
-        )
+        q, k, v = (torch.randn(size, generator=generator, device=device).to(DTYPES[self.dtype]) for size in sizes)
         return Inputs(q, k, v, self.variant.captured(s.Hq, s.N, device))

@@ -44,9 +44,7 @@ def changes(before: Sequence[Row], after: Sequence[Row]) -> tuple[list[Change], 
     old = {_key(row): row for row in before if row.median_ms is not None}
     new = {_key(row): row for row in after if row.median_ms is not None}
     both = [
-        Change(old[key], row, old[key].median_ms or 0.0, row.median_ms or 0.0)
-        for key, row in new.items()
-        if key in old
+        Change(old[key], row, old[key].median_ms or 0.0, row.median_ms or 0.0) for key, row in new.items() if key in old
     ]
     alone = [f"only before: {' '.join(key)}" for key in old if key not in new]
     alone += [f"only after: {' '.join(key)}" for key in new if key not in old]
@@ -59,9 +57,7 @@ def _key(row: Row) -> tuple[str, str, str, str]:
 
 def _machines(before: Sequence[Row], after: Sequence[Row]) -> str | None:
     """A warning when the files come from different machines."""
-    names = [
-        {str(row.machine.get("gpu") or row.machine.get("cpu")) for row in rows} for rows in (before, after)
-    ]
+    names = [{str(row.machine.get("gpu") or row.machine.get("cpu")) for row in rows} for rows in (before, after)]
     if names[0] == names[1]:
         return None
     return f"different machines: {', '.join(sorted(names[0]))} and {', '.join(sorted(names[1]))}"

@@ -29,9 +29,7 @@ __all__ = ["main"]
 REPORT = "demo-report.html"
 BUDGET_S = 2.0
 PEERS = ("eager", "sdpa", "flex")
-READ_ON = (
-    "[dim]To read one: tilewright generate tilewright.bench.models:gemma2 --shape 1,8,2,1024,1024,64[/dim]"
-)
+READ_ON = "[dim]To read one: tilewright generate tilewright.bench.models:gemma2 --shape 1,8,2,1024,1024,64[/dim]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if row.error:
             console.print(f"{row.case}, {row.impl}: {row.error}", style="red", markup=False)
     console.print(f"Report: {path}")
-    console.print(READ_ON)
+    console.print(READ_ON, soft_wrap=True)
     return 1 if any(row.error for row in rows if row.impl == TILEWRIGHT) else 0
 
 
@@ -72,9 +70,9 @@ def _one(case: Case, session: Session) -> list[Row]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    title = "Attention of published models on this CPU: median ms, and how many times Tilewright's"
+    title = "Attention of published models on this CPU: error in parts of its budget, median ms"
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1))
-    for name in ("model", "verified", "of budget", TILEWRIGHT, *PEERS):
+    for name in ("model", "verified", "error", TILEWRIGHT, *PEERS):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for case in dict.fromkeys(row.case for row in rows):
         found = {row.impl: row for row in rows if row.case == case}
@@ -96,8 +94,8 @@ def _time(row: Row | None, ours: Row | None) -> str:
     if row is None or row.median_ms is None:
         return "-"
     if row is ours or ours is None or not ours.median_ms:
-        return f"{row.median_ms:.2f}"
-    return f"{row.median_ms:.2f} {row.median_ms / ours.median_ms:.1f}x"
+        return f"{row.median_ms:.3g}"
+    return f"{row.median_ms:.3g}  {row.median_ms / ours.median_ms:.1f}x"
 
 
 if __name__ == "__main__":

@@ -37,8 +37,4 @@ def forward_cases(target: str) -> list[Case]:
 def forward(session: Session) -> list[Row]:
     """Tilewright, SDPA, compiled FlexAttention and eager on every case."""
     implementations = implementations_for(session.target)
-    return [
-        row
-        for case in forward_cases(session.target)
-        for row in measure("forward", case, implementations, session)
-    ]
+    return [row for case in forward_cases(session.target) for row in measure("forward", case, implementations, session)]

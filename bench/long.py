@@ -56,8 +56,11 @@ def _memory(case: Case, impl: str, session: Session) -> Row:
     session.say(f"long: memory of {impl}, {case}")
     arguments = [impl, case.variant.name, case.dtype, str(case.shape.N)]
     command = [sys.executable, "-m", "tilewright.bench.memory", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_TIMEOUT_S, check=False)
     row = session.row("memory", case, impl)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return replace(row, error=f"not done within {MEMORY_TIMEOUT_S:g} s")
     if done.returncode:
         return replace(row, error=done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}")
     return replace(row, extra=json.loads(done.stdout))

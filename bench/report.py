@@ -29,9 +29,7 @@ def render(rows: Sequence[Row]) -> str:
     first = rows[0] if rows else None
     origin = {"command": first.command, "revision": first.revision} if first else {}
     machine = first.machine if first else {}
-    return _template().render(
-        suites=suites, verdicts=verdicts(rows), machine=machine, origin=origin, rows=rows
-    )
+    return _template().render(suites=suites, verdicts=verdicts(rows), machine=machine, origin=origin, rows=rows)
 
 
 def _suite(name: str, rows: Sequence[Row]) -> dict[str, Any]:

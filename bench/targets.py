@@ -127,9 +127,7 @@ def _long_goals() -> Iterator[Goal]:
     for variant, wanted in EXPONENT_GOALS.items():
         case = str(long_case(variant, "f32", LENGTHS[-1]))
         yield Goal(f"{variant}: exponent of N", "", wanted, False, _exponent(variant, "f32"))
-        yield Goal(
-            f"{case} additional memory", "MB", RESIDENT_GOAL_MB, False, _extra("memory", case, "resident_mb")
-        )
+        yield Goal(f"{case} additional memory", "MB", RESIDENT_GOAL_MB, False, _extra("memory", case, "resident_mb"))
 
 
 def _extra(suite: str, case: str, name: str) -> Measure:
@@ -147,9 +145,7 @@ def _seconds(case: str) -> Measure:
 
 def _overhead_goal() -> Goal:
     case = str(case_of("causal", "f32", (1, 8, 16), 64))
-    return Goal(
-        f"{case} call over SDPA's", "us", OVERHEAD_GOAL_US, False, _extra("overhead", case, "over_sdpa_us")
-    )
+    return Goal(f"{case} call over SDPA's", "us", OVERHEAD_GOAL_US, False, _extra("overhead", case, "over_sdpa_us"))
 
 
 GOALS: tuple[Goal, ...] = (*_forward_goals(), *_long_goals(), _overhead_goal(), *_startup_goals())

@@ -19,9 +19,7 @@ from tilewright.bench.variants import VARIANTS
 
 @pytest.fixture
 def small_case() -> Callable[..., Case]:
-    return lambda variant="causal", dtype="f32": Case(
-        VARIANTS[variant], dtype, Shape(2, 3, 3, 40, 40, 16, 16)
-    )
+    return lambda variant="causal", dtype="f32": Case(VARIANTS[variant], dtype, Shape(2, 3, 3, 40, 40, 16, 16))
 
 
 @pytest.fixture

@@ -34,9 +34,7 @@ def test_pairs_are_what_the_function_keeps(case: Case) -> None:
 
 def test_flex_computes_the_same(case: Case) -> None:
     inputs, variant = case.inputs(CPU), case.variant
-    mask = variant.mask_mod and create_block_mask(
-        variant.mask_mod(*inputs.captured), None, None, N, N, device="cpu"
-    )
+    mask = variant.mask_mod and create_block_mask(variant.mask_mod(*inputs.captured), None, None, N, N, device="cpu")
     score = variant.score_mod and variant.score_mod(*inputs.captured)
     got = flex_attention(inputs.q, inputs.k, inputs.v, score_mod=score or None, block_mask=mask or None)
     torch.testing.assert_close(got, variant.spec(*inputs.tensors))

@@ -83,9 +83,7 @@ def test_a_wrong_result_is_never_timed(small_case, implementation, session, outp
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("variant", ["full", "causal", "window", "softcap", "alibi", "documents"])
-def test_the_budget_admits_another_order_of_the_same_sums(
-    small_case, implementation, session, variant, dtype
-) -> None:
+def test_the_budget_admits_another_order_of_the_same_sums(small_case, implementation, session, variant, dtype) -> None:
     """What a fused kernel computes: scores, weights and sums in f32, the output rounded once."""
     case = small_case(variant, dtype)
 

@@ -33,9 +33,7 @@ def test_peers_compute_the_same(case: Case) -> None:
     q, k, v = inputs.q, inputs.k, inputs.v
     want = variant.spec(*inputs.tensors)
     if variant.is_causal:
-        torch.testing.assert_close(
-            F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), want
-        )
+        torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), want)
     if variant.is_flex and variant.mask_mod:
         mask = create_block_mask(variant.mask_mod(), None, None, LENGTH, LENGTH, device="cpu")
         score = variant.score_mod and variant.score_mod()

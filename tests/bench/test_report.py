@@ -17,9 +17,7 @@ from tilewright.bench.summary import print_summary
 
 def long_rows(timed_row) -> list[Row]:
     return [
-        timed_row(
-            f"B1-H1-N{n}-D64-f32-{variant}", impl, scale * n, suite="long", shape=(1, 1, 1, n, n, 64, 64)
-        )
+        timed_row(f"B1-H1-N{n}-D64-f32-{variant}", impl, scale * n, suite="long", shape=(1, 1, 1, n, n, 64, 64))
         for n in (4096, 8192, 16384)
         for variant, scale in (("full", 1.0), ("window", 0.1))
         for impl in ("tilewright", "sdpa")

@@ -21,9 +21,7 @@ def test_times_are_median_and_extremes_in_milliseconds() -> None:
 
 def test_rows_survive_their_file(tmp_path: Path, timed_row) -> None:
     rows = [
-        timed_row(
-            CASE, "tilewright", 2.0, dtype="bf16", shape=(1, 8, 8, 2048, 2048, 128, 128), extra={"x": 1.0}
-        ),
+        timed_row(CASE, "tilewright", 2.0, dtype="bf16", shape=(1, 8, 8, 2048, 2048, 128, 128), extra={"x": 1.0}),
         Row("forward", CASE, "flex", "cpu", error="wrong result"),
     ]
     write_rows(tmp_path / "rows.json", rows)
@@ -81,9 +79,7 @@ def test_compare_prints_and_warns_about_different_machines(tmp_path: Path, timed
     assert "different machines: a processor and another" in printed
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["one.json"], ["none-a.json", "none-b.json"]], ids=["none", "one", "absent"]
-)
+@pytest.mark.parametrize("arguments", [[], ["one.json"], ["none-a.json", "none-b.json"]], ids=["none", "one", "absent"])
 def test_compare_says_how_it_is_used(arguments: list[str], capsys) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.strip()
@@ -115,9 +111,7 @@ def test_goals_of_long_and_small_calls(timed_row) -> None:
     rows += [timed_row(long(n, "window"), "tilewright", n**1.5 / 1e6, suite="long") for n in (8192, 32768)]
     rows.append(Row("memory", long(32768, "full"), "tilewright", "cpu", extra={"resident_mb": 250.0}))
     rows.append(
-        timed_row(
-            "B1-H8-N16-D64-f32-causal", "tilewright", 1.0, suite="overhead", extra={"over_sdpa_us": 20.0}
-        )
+        timed_row("B1-H8-N16-D64-f32-causal", "tilewright", 1.0, suite="overhead", extra={"over_sdpa_us": 20.0})
     )
     rows.append(timed_row("generate-cached", "tilewright", 3500.0, suite="startup"))
     assert judged(rows) == {

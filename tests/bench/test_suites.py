@@ -19,9 +19,7 @@ def fake_suites(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """Two suites of one row each; the second sees what the first had written."""
     seen: dict[str, list[str]] = {}
     for name in ("forward", "long"):
-        monkeypatch.setitem(
-            SUITES, name, lambda session, name=name: [session.row(name, f"case-{name}", TILEWRIGHT)]
-        )
+        monkeypatch.setitem(SUITES, name, lambda session, name=name: [session.row(name, f"case-{name}", TILEWRIGHT)])
     return seen
 
 
@@ -90,9 +88,7 @@ def demo_rows(timed_row) -> list[Row]:
 
 
 @pytest.mark.parametrize(("error", "code"), [(None, 0), ("wrong result: [odd]", 1)])
-def test_the_demo_prints_and_reports(
-    timed_row, monkeypatch, tmp_path: Path, capsys, error, code: int
-) -> None:
+def test_the_demo_prints_and_reports(timed_row, monkeypatch, tmp_path: Path, capsys, error, code: int) -> None:
     rows = [*demo_rows(timed_row), Row("demo", "B1-gemma2", TILEWRIGHT, "cpu", median_ms=1.0, error=error)]
     rows = rows if error else rows[:-1]
     monkeypatch.setattr(demo, "_measured", lambda console: rows)
@@ -100,6 +96,6 @@ def test_the_demo_prints_and_reports(
     printed = capsys.readouterr().out
     assert "31 cases" in printed
     assert "6%" in printed
-    assert "3.00 1.5x" in printed
+    assert "3  1.5x" in printed
     assert (error or "") in printed
     assert "B1-llama" in (tmp_path / "demo.html").read_text()
