@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
 import shlex
@@ -29,15 +30,18 @@ COMMON = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", *MATHS)
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 FLAGS = {
+    "amx": (*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
     "avx512bf16": (*AVX512, "-mavx512bf16"),
     "avx512": AVX512,
     "avx2": AVX2,
     "portable": (),
 }
 # What /proc/cpuinfo must list for each level; the order of ISAS tries the best first.
+NEEDS_AVX512 = {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
 NEEDS = {
-    "avx512bf16": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"},
-    "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "amx": {*NEEDS_AVX512, "avx512_bf16", "amx_tile", "amx_bf16"},
+    "avx512bf16": {*NEEDS_AVX512, "avx512_bf16"},
+    "avx512": NEEDS_AVX512,
     "avx2": {"avx2", "fma", "f16c"},
     "portable": set[str](),
 }
@@ -87,9 +91,16 @@ def supported_isas() -> tuple[str, ...]:
 
 def _supported(flags: frozenset[str] | None) -> tuple[str, ...]:
     if flags is not None:
-        return tuple(isa for isa in ISAS if NEEDS[isa] <= flags)
+        return tuple(isa for isa in ISAS if NEEDS[isa] <= flags and (isa != "amx" or _amx_permitted()))
     best = TORCH_LEVELS.get(_torch_capability(), "portable")
     return ISAS[ISAS.index(best) :]
+
+
+@functools.cache
+def _amx_permitted() -> bool:
+    """Ask the kernel for the tile registers of this process, which Linux gives on request only."""
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def cpu_isa() -> str:

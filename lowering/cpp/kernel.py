@@ -8,7 +8,7 @@ from functools import cache
 
 import jinja2
 
-from ...ir.dtypes import Kind
+from ...ir.dtypes import DType, Kind
 from ...ir.edit import expressions
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op, loads, walk
@@ -83,6 +83,7 @@ def render(program: Program) -> str:
         _template().render(
             program=program, program_text=str(program), digest=hashlib.sha256(str(program).encode()).hexdigest(),
             fields=fields, reads=reads, grids=grids, sizes=text.sizes, workspace_position=ranks + len(text.sizes),
+            has_bf16_products=DType.BF16 in text.storage.operand.values(),
             launches=[*_summary_launches(text), *(line for grid in grids for line in grid.launch)],
         )
     )  # fmt: skip
