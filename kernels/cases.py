@@ -69,6 +69,7 @@ def small_cases(program: Program) -> tuple[Case, ...]:
         Case(2, 1, n + 1, n + 1),
         Case(1, 1, 2 * n + 3, 2 * n + 3, content="masked_rows"),
         Case(1, 1, n + 1, n + 1, content="large"),
+        Case(1, 1, 17, 0),
     )
 
 

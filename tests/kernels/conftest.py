@@ -18,9 +18,7 @@ def causal_spec(dtype: DType = DType.F32, group: int = 2) -> AttentionSpec:
     return AttentionSpec("causal", dtype, HEAD_DIM, HEAD_DIM, group, score=S * 0.25, keep=keep)
 
 
-def qkv(
-    batch: int = 2, kv_heads: int = 2, rows: int = 33, columns: int = 33, group: int = 2
-) -> list[torch.Tensor]:
+def qkv(batch: int = 2, kv_heads: int = 2, rows: int = 33, columns: int = 33, group: int = 2) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = (
         (batch, group * kv_heads, rows, HEAD_DIM),

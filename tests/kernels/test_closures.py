@@ -46,9 +46,7 @@ def test_where_tensors_hide() -> None:
     assert torch.equal(rebuilt(scaled_by(one, 3.0), two), torch.full((4,), 5.0))
     assert torch.equal(rebuilt(uses_global, two), torch.full((4,), 4.0))
     assert torch.equal(rebuilt(calls_another, two), torch.full((4,), 5.0))
-    assert torch.equal(
-        rebuilt(both(scaled_by(one, 1.0), scaled_by(two, 1.0)), two, one), torch.full((4,), 5.0)
-    )
+    assert torch.equal(rebuilt(both(scaled_by(one, 1.0), scaled_by(two, 1.0)), two, one), torch.full((4,), 5.0))
     assert torch.equal(rebuilt(functools.partial(torch.add, other=one), two), torch.full((4,), 3.0))
     assert torch.equal(rebuilt(functools.partial(torch.add, one), two), torch.full((4,), 3.0))
     assert torch.equal(rebuilt(lambda x, b=one: x + b, two), torch.full((4,), 3.0))

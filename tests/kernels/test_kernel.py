@@ -66,9 +66,7 @@ def test_the_forward_gives_the_same_bits(causal: tw.Kernel) -> None:
 def test_gradients_are_refused_in_words(causal: tw.Kernel) -> None:
     q, k, v = qkv()
     q.requires_grad_()
-    with pytest.raises(
-        tw.UnsupportedSpec, match=r"requires grad, and this kernel has no backward[\s\S]*no_grad"
-    ):
+    with pytest.raises(tw.UnsupportedSpec, match=r"requires grad, and this kernel has no backward[\s\S]*no_grad"):
         causal(q, k, v)
     with torch.no_grad():
         assert causal(q, k, v).shape == q.shape

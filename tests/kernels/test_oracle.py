@@ -80,9 +80,7 @@ def test_distance_minds_nan_and_infinity() -> None:
 
 
 def test_a_function_that_returns_no_tensor_is_refused() -> None:
-    with pytest.raises(
-        tw.UnsupportedSpec, match=r"the function returned dict; wanted a tensor \[B, Hq, M, Dv\]"
-    ):
+    with pytest.raises(tw.UnsupportedSpec, match=r"the function returned dict; wanted a tensor \[B, Hq, M, Dv\]"):
         expect(lambda q, k, v: {}, causal_spec(), qkv())
 
 
