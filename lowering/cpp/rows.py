@@ -12,10 +12,11 @@ values pass from sweep to sweep in registers or a few cache lines.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...ir.edit import names_read
 from ...ir.errors import LoweringError
+from ...ir.expr import Expr, Op, substitute
 from ...ir.printer import print_statement
 from ...ir.program import Block, Fill, Let, Load, Program, Reduce, Statement
 from ...ir.shapes import Shapes
@@ -113,6 +114,33 @@ def _earliest(run: Run, statement: Let | Reduce) -> int:
             if statement.name in names_read(other) or statement.name == other.name:
                 earliest = max(earliest, number)
     return earliest
+
+
+def recompute_cheap(run: Run) -> None:
+    """Compute again in later sweeps what costs less than keeping it.
+
+    rewrite:
+        x = s * 0.18  (sweep 1) … p = exp2(x - base)  (sweep 3)      ->      p = exp2(s * 0.18 - base)
+    needs: x is one product or sum of a constant and a tile that this run does not bind.
+    """
+    bound = {s.name for sweep in run.sweeps for s in sweep.statements}
+    cheap: dict[str, Expr] = {}
+    for sweep in run.sweeps:
+        earlier = dict(cheap)
+        for position, statement in enumerate(sweep.statements):
+            if not isinstance(statement, Let):
+                continue
+            if sweep.axis is not None and _is_cheap(statement.value, bound):
+                cheap[statement.name] = statement.value
+            sweep.statements[position] = replace(statement, value=substitute(statement.value, earlier))
+
+
+def _is_cheap(value: Expr, bound: set[str]) -> bool:
+    if value.op not in (Op.MUL, Op.ADD, Op.SUB):
+        return False
+    names = [arg for arg in value.args if arg.op is Op.VAR]
+    constants = [arg for arg in value.args if arg.op is Op.CONST]
+    return len(names) == len(constants) == 1 and str(names[0].attr) not in bound
 
 
 def escaping(program: Program, shapes: Shapes) -> set[str]:

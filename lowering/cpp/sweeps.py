@@ -10,7 +10,7 @@ from ...ir.expr import Expr, Op, loads, walk
 from ...ir.program import Let, Reduce
 from ...ir.shapes import Shapes
 from .expressions import VECTOR, Lanes, Names, Term, as_float, emit, identifier, widen
-from .rows import Run, Sweep
+from .rows import Run, Sweep, recompute_cheap
 from .storage import Storage
 
 # combine two vectors, finish W rows, start
@@ -50,6 +50,7 @@ class RunWriter:
 
     def write(self, run: Run) -> list[str]:
         """The lines of the whole run."""
+        recompute_cheap(run)
         self.stashed = frozenset(_crossing(run)) - self.frame.buffers
         self.coarse = frozenset(_rounded(run))
         self._add(f"for (int r = 0; r < {run.row}_rows; r += W) {{")
@@ -86,6 +87,10 @@ class RunWriter:
     def _bind_rows(self, name: str, term: Term) -> None:
         local = identifier(name)
         is_buffer = name in self.frame.buffers
+        if is_buffer and term.text.isidentifier():
+            self._add(f"store({local} + r, {term.text});", 1)
+            self.rows[name] = term
+            return
         if is_buffer:
             if term.kind is Kind.BOOL:
                 raise LoweringError(f"{name}: a tile of truth values cannot be kept in memory on the cpu; use it at once")
@@ -103,8 +108,8 @@ class RunWriter:
         self._across_head(sweep, reductions, vectors)
         spread = self._spread(sweep)
         self._add("for (int u = 0; u < W; ++u) {", 1)
-        for statement in reductions:
-            self._add(f"vf {identifier(statement.name)}_row = {COMBINE[statement.op][2]};", 2)
+        for reduction in reductions:
+            self._add(f"vf {identifier(reduction.name)}_row = {COMBINE[reduction.op][2]};", 2)
         self._add(f"TW_UNROLL for (int c = 0; c < {vectors}; ++c) {{", 2)
         values: dict[str, Term] = {}
         for statement in sweep.statements:
@@ -113,13 +118,13 @@ class RunWriter:
             else:
                 self._bind_wide(statement, self.across(row, axis, statement, spread, values), values)
         self._add("}", 2)
-        for statement in reductions:
-            name = identifier(statement.name)
+        for reduction in reductions:
+            name = identifier(reduction.name)
             self._add(f"{name}_lanes[u] = {name}_row;", 2)
         self._add("}", 1)
-        for statement in reductions:
-            finish = f"{COMBINE[statement.op][1]}({identifier(statement.name)}_lanes)"
-            self._bind_rows(statement.name, Term(finish, Kind.FLOAT, wide=True))
+        for reduction in reductions:
+            finish = f"{COMBINE[reduction.op][1]}({identifier(reduction.name)}_lanes)"
+            self._bind_rows(reduction.name, Term(finish, Kind.FLOAT, wide=True))
 
     def _across_head(self, sweep: Sweep, reductions: list[Reduce], vectors: str) -> None:
         for statement in sweep.statements:

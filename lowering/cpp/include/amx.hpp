@@ -27,6 +27,7 @@ class TileScope {
 
 public:
     TileScope() {
+        amx_permitted();
         asm volatile("sttilecfg %0" : "=m"(before));
         Config ours = {};
         ours.palette = 1;

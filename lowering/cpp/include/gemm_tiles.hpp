@@ -8,44 +8,77 @@ namespace tw {
 
 #if defined(__AMX_BF16__)
 
+template <int T> using Tile = std::integral_constant<int, T>;
+
 // One block of ROWS x COLS tiles (1 or 2 each): sums in tiles 0..3, left in 4, 5, right in 6, 7.
+// The sums stay in their tiles: the previous block's, which belong at `waiting`, are stored while this
+// block's products run, which keeps the multiplier busy.
 template <int ROWS, int COLS, int K, bool INTO>
-inline void tile_block(const bf16* a, const bf16* b, int panel_columns, float* c, int ldc) {
-    const long left = K * sizeof(bf16), right = panel_columns * 2 * sizeof(bf16), out = ldc * sizeof(float);
-    auto each = [&](auto one) {
-        one(std::integral_constant<int, 0>(), c);
-        if constexpr (COLS == 2) one(std::integral_constant<int, 1>(), c + 16);
-        if constexpr (ROWS == 2) one(std::integral_constant<int, 2>(), c + 16 * ldc);
-        if constexpr (ROWS == 2 && COLS == 2) one(std::integral_constant<int, 3>(), c + 16 * ldc + 16);
-    };
-    each([&](auto t, float* p) {
-        if constexpr (INTO) tile_load<t>(p, out);
+inline void tile_block(const bf16* a, const bf16* b, int columns, float* c, int ldc, float* waiting) {
+    const long left = K * sizeof(bf16), right = columns * 2 * sizeof(bf16), out = ldc * sizeof(float);
+    auto begin = [&](auto t) {
+        const long at = t / 2 * 16 * ldc + t % 2 * 16;
+        if (waiting) tile_store<t>(waiting + at, out);
+        if constexpr (INTO) tile_load<t>(c + at, out);
         else tile_zero<t>();
-    });
+    };
     TW_UNROLL for (int k = 0; k < K; k += 32) {
-        const bf16* pairs = b + k * panel_columns;
+        const bf16* pairs = b + k * columns;
         tile_load<6>(pairs, right);
         tile_load<4>(a + k, left);
+        if (k == 0) begin(Tile<0>());
         tile_dot<0, 4, 6>();
-        if constexpr (COLS == 2) tile_load<7>(pairs + 32, right), tile_dot<1, 4, 7>();
-        if constexpr (ROWS == 2) tile_load<5>(a + 16 * K + k, left), tile_dot<2, 5, 6>();
-        if constexpr (ROWS == 2 && COLS == 2) tile_dot<3, 5, 7>();
+        if constexpr (COLS == 2) {
+            tile_load<7>(pairs + 32, right);
+            if (k == 0) begin(Tile<1>());
+            tile_dot<1, 4, 7>();
+        }
+        if constexpr (ROWS == 2) {
+            tile_load<5>(a + 16 * K + k, left);
+            if (k == 0) begin(Tile<2>());
+            tile_dot<2, 5, 6>();
+        }
+        if constexpr (ROWS == 2 && COLS == 2) {
+            if (k == 0) begin(Tile<3>());
+            tile_dot<3, 5, 7>();
+        }
     }
-    each([&](auto t, float* p) { tile_store<t>(p, out); });
 }
 
+// Stores the sums of the last block.
+template <int ROWS, int COLS> inline void tile_flush(float* c, int ldc) {
+    const long out = ldc * sizeof(float);
+    tile_store<0>(c, out);
+    if constexpr (COLS == 2) tile_store<1>(c + 16, out);
+    if constexpr (ROWS == 2) tile_store<2>(c + 16 * ldc, out);
+    if constexpr (ROWS == 2 && COLS == 2) tile_store<3>(c + 16 * ldc + 16, out);
+}
+
+// All blocks of M rows by N columns of one shape, where both are multiples of it; the right matrix is a
+// panel of `columns`.
+template <int ROWS, int COLS, int M, int N, int K, bool INTO>
+inline void tile_blocks(const bf16* a, const bf16* b, int columns, float* c, int ldc) {
+    float* waiting = nullptr;
+    for (int m = 0; m < M; m += 16 * ROWS)
+        for (int n = 0; n < N; n += 16 * COLS) {
+            float* to = c + m * ldc + n;
+            tile_block<ROWS, COLS, K, INTO>(a + m * K, b + n * 2, columns, to, ldc, waiting);
+            waiting = to;
+        }
+    tile_flush<ROWS, COLS>(waiting, ldc);
+}
+
+// One panel: pairs of tiles in both directions, then what an odd number of tiles leaves.
 template <int M, int COLUMNS, int K, bool INTO>
 inline void tile_panel(const bf16* a, const bf16* b, float* c, int ldc) {
-    for (int m = 0; m + 32 <= M; m += 32) {
-        int n = 0;
-        for (; n + 32 <= COLUMNS; n += 32)
-            tile_block<2, 2, K, INTO>(a + m * K, b + n * 2, COLUMNS, c + m * ldc + n, ldc);
-        if constexpr (COLUMNS % 32 != 0) tile_block<2, 1, K, INTO>(a + m * K, b + n * 2, COLUMNS, c + m * ldc + n, ldc);
-    }
-    if constexpr (M % 32 != 0) {
-        constexpr int m = M / 32 * 32;
-        for (int n = 0; n < COLUMNS; n += 16)
-            tile_block<1, 1, K, INTO>(a + m * K, b + n * 2, COLUMNS, c + m * ldc + n, ldc);
+    constexpr int M2 = M / 32 * 32, N2 = COLUMNS / 32 * 32, N1 = COLUMNS - N2;
+    if constexpr (M2 > 0 && N2 > 0) tile_blocks<2, 2, M2, N2, K, INTO>(a, b, COLUMNS, c, ldc);
+    if constexpr (M2 > 0 && N1 > 0) tile_blocks<2, 1, M2, N1, K, INTO>(a, b + N2 * 2, COLUMNS, c + N2, ldc);
+    if constexpr (M2 < M) {
+        const bf16* last = a + M2 * K;
+        float* to = c + M2 * ldc;
+        if constexpr (N2 > 0) tile_blocks<1, 2, 16, N2, K, INTO>(last, b, COLUMNS, to, ldc);
+        if constexpr (N1 > 0) tile_blocks<1, 1, 16, N1, K, INTO>(last, b + N2 * 2, COLUMNS, to + N2, ldc);
     }
 }
 
