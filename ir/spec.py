@@ -60,7 +60,8 @@ class AttentionSpec:
 
     `score` is a FLOAT expression over the variables s, b, h, i, j; `keep` a BOOL one over b, h, i, j. Both
     may use sizes by name (B, Hq, Hkv, M, N, and the captured tensors' own) and loads from captured tensors.
-    `scale` has been folded into `score`.
+    `scale` has been folded into `score`. `requires` is a BOOL expression over sizes: where it is false, the
+    function takes another branch or refuses, and the spec does not hold.
     """
 
     name: str
@@ -72,6 +73,7 @@ class AttentionSpec:
     score: Expr = field(default=S)
     keep: Expr = field(default=const(True))
     normaliser: Normaliser = Normaliser()
+    requires: Expr = field(default=const(True))
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:

@@ -11,7 +11,6 @@ import torch
 
 from ..dtypes import DType
 from ..errors import DTypeError, ShapeError, UnsupportedSpec
-from ..expr import Expr
 from ..spec import SCORE_PARAMETERS, SIZES
 from .sizes import Sizes
 from .value import DTYPES
@@ -100,14 +99,3 @@ def make_fakes(sizes: Sizes, arguments: Arguments, stand_in: int) -> tuple[torch
             number += size > 1
         fakes.append(sizes.empty(shape, tensor.dtype))
     return tuple(fakes)
-
-
-def dims_of(sizes: Sizes, fake: torch.Tensor, heads: Callable[[Expr], Expr]) -> tuple[str | int, ...]:
-    """The dims of a captured tensor after the trace: names of sizes, or numbers."""
-    dims: list[str | int] = []
-    for size in fake.shape:
-        expr = heads(sizes.expr(size))
-        dims.append(expr.attr if isinstance(expr.attr, (int, str)) else repr(expr))
-    return tuple(dims)
-
-

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,36 @@ DEFINITIONS: dict[Any, Callable[..., Any]] = {
     F.dropout: _dropout,
     torch.dropout: _torch_dropout,
 }
+
+
+SIZE_MATH: dict[str, Callable[[Any], Any]] = {
+    "sqrt": torch.sym_sqrt,
+    "log2": torch._sym_log2,
+    "log": lambda x: torch._sym_log2(x) * math.log(2.0),
+}
+"""Functions of the math module that would turn a symbolic size into a number."""
+
+
+@contextmanager
+def symbolic_math() -> Iterator[None]:
+    """math.sqrt, math.log and math.log2 keep symbolic sizes symbolic while a function is traced."""
+    originals = {name: getattr(math, name) for name in SIZE_MATH}
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        def function(x: Any, *base: Any) -> Any:
+            if not isinstance(x, (torch.SymInt, torch.SymFloat)):
+                return originals[name](x, *base)
+            return SIZE_MATH[name](x) / (originals["log"](*base) if base else 1.0)
+
+        return function
+
+    for name in SIZE_MATH:
+        setattr(math, name, wrapped(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(math, name, original)
 
 
 class Definitions(TorchFunctionMode):

@@ -14,12 +14,12 @@ from ..dtypes import Kind
 from ..errors import TilewrightError, UnsupportedSpec
 from ..expr import Expr, Op, apply, const, load, substitute, transform, var
 from ..integers import expression, polynomial
-from ..spec import AttentionSpec, Normaliser, TensorSpec
-from .arguments import STAND_IN, Arguments, check_arguments, dims_of, make_fakes
-from .functions import Definitions
+from ..spec import AttentionSpec, Dim, Normaliser, TensorSpec
+from .arguments import STAND_IN, Arguments, check_arguments, make_fakes
+from .functions import Definitions, symbolic_math
 from .location import Location, here, refuse, user_file
 from .recognise import Recognised, Recogniser
-from .selfcheck import check_lifted
+from .selfcheck import check_lifted, holds
 from .sizes import Sizes
 from .tracer import Tracer
 from .value import DTYPES
@@ -36,11 +36,15 @@ def lift(function: Callable[..., Any], example: Sequence[Any], name: str | None 
     """
     arguments = check_arguments(function, example)
     title = name or getattr(function, "__name__", type(function).__name__)
+    has_ones = any(size == 1 for x in arguments.tensors[:3] for size in x.shape[:3])
     try:
         spec = _lift_once(function, arguments, title, STAND_IN)
+        is_other_branch = not holds(spec, arguments.tensors)
     except UnsupportedSpec:
-        if all(size != 1 for x in arguments.tensors[:3] for size in x.shape[:3]):
+        if not has_ones:
             raise
+        is_other_branch = True
+    if is_other_branch:
         spec = _lift_once(function, arguments, title, 1)
     check_lifted(function, arguments.tensors, spec)
     return spec
@@ -60,8 +64,9 @@ def _lift_once(function: Callable[..., Any], arguments: Arguments, name: str, st
 def _run(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor, ...]) -> tuple[Any, Location | None]:
     """The fake result of the function, and the last of its lines that made a tensor."""
     try:
-        with torch.no_grad(), enable_python_dispatcher(), tracer.sizes.mode, tracer, Definitions(tracer.file):
-            result = function(*fakes)
+        with torch.no_grad(), enable_python_dispatcher(), tracer.sizes.mode, tracer:
+            with Definitions(tracer.file), symbolic_math():
+                result = function(*fakes)
     except TilewrightError:
         raise
     except GuardOnDataDependentSymNode as error:
@@ -69,6 +74,7 @@ def _run(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor
     except Exception as error:  # noqa: BLE001: whatever the user's function raises is reported as a refusal
         reason = f"the function raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise refuse(reason, _raised(error, tracer)) from error
+    tracer.sizes.settle()
     return result, tracer.last
 
 
@@ -121,7 +127,7 @@ def _spec(
     q, _, v = arguments.tensors[:3]
     rename = HeadNames(arguments.group)
     captured = tuple(
-        TensorSpec(tensor_name, DTYPES[fake.dtype], dims_of(tracer.sizes, fake, rename))
+        TensorSpec(tensor_name, DTYPES[fake.dtype], tuple(rename.dim(tracer.sizes.name(s)) for s in fake.shape))
         for tensor_name, fake in zip(arguments.names[3:], fakes[3:], strict=True)
     )
     rule = found.normaliser
@@ -130,7 +136,16 @@ def _spec(
         captured=captured, score=as_float(rename(found.score)), keep=rename(found.keep),
         normaliser=Normaliser(rule.kind, rule.sink and as_float(rename(rule.sink)),
                               rule.weight and as_float(rename(rule.weight)), rule.epsilon),
+        requires=requirements(tracer, rename),
     )  # fmt: skip
+
+
+def requirements(tracer: Tracer, rename: HeadNames) -> Expr:
+    """The conjunction of what the trace needed of the sizes."""
+    total = const(True)
+    for condition in tracer.sizes.requirements():
+        total = apply(Op.AND, total, rename(condition))
+    return simplify(total)
 
 
 def as_float(e: Expr) -> Expr:
@@ -146,6 +161,10 @@ class HeadNames:
 
     def __call__(self, e: Expr) -> Expr:
         return simplify(transform(e, self._rename))
+
+    def dim(self, dim: Dim) -> Dim:
+        """A dim of a captured tensor."""
+        return "Hq" if dim == "Hkv" and self.group == 1 else dim
 
     def _rename(self, node: Expr) -> Expr | None:
         if node.op is Op.VAR and node.attr == "Hkv" and self.group == 1:

@@ -14,8 +14,11 @@ from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
+from ..dtypes import Kind
 from ..errors import UnsupportedSpec
-from ..expr import Expr, Op, apply, as_expr, const, var
+from ..expr import FLOATING, Expr, Op, apply, const, var
+from ..spec import SIZES, Dim
+from .value import as_kind
 
 BINARY = {
     "FloorDiv": Op.FLOORDIV, "CleanDiv": Op.FLOORDIV, "Mod": Op.MOD, "PythonMod": Op.MOD, "IntTrueDiv": Op.DIV,
@@ -80,12 +83,20 @@ def is_torch(filename: str) -> bool:
     return filename.startswith((TORCH_ROOT, "<"))
 
 
+ORDER = frozenset({"StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"})
+
+
+def _is_linear(side: Any) -> bool:
+    return all(len(term.free_symbols) <= 1 and (term.is_Symbol or term.is_Integer) for term in side.as_ordered_terms())
+
+
 @dataclass(slots=True)
 class Sizes:
     """The symbols of one trace: fake tensors made of them, and their names as expressions."""
 
     env: BranchRecorder = field(default_factory=BranchRecorder)
-    names: dict[Any, Expr] = field(default_factory=dict)  # sympy symbol -> expression
+    names: dict[Any, Expr] = field(default_factory=dict)  # sympy symbol -> name, equal ones alike after settle()
+    original: dict[Any, Expr] = field(default_factory=dict)  # sympy symbol -> its own name
     mode: FakeTensorMode = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +108,7 @@ class Sizes:
         symbol = self.env.create_symbol(
             hint, source, DimDynamic.DYNAMIC, None, positive=True, do_not_specialize_zero_one=True
         )
-        self.names[symbol] = var(name)
+        self.names[symbol] = self.original[symbol] = var(name)
         return self.env.create_symintnode(symbol, hint=hint, source=source)
 
     def empty(self, shape: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
@@ -139,16 +150,48 @@ class Sizes:
                 result = apply(FOLDED[name], result, arg)
             return result
         if name in BINARY:
-            return apply(BINARY[name], *args)
+            op = BINARY[name]
+            return apply(op, *(as_kind(arg, Kind.FLOAT) if op in FLOATING else arg for arg in args))
         if name in UNARY:
-            return apply(UNARY[name], *args)
+            op = UNARY[name]
+            return apply(op, *(as_kind(arg, Kind.FLOAT) if op in FLOATING else arg for arg in args))
         raise UnsupportedSpec(f"a size computed as {node} is not understood")
 
-    def unified(self) -> dict[str, Expr]:
-        """What the function turned out to need of the sizes: name -> the size or number it always equals."""
-        found = {}
+    def settle(self) -> None:
+        """After the trace: of sizes that turned out equal, the one made first gives the name."""
+        named: dict[Any, Expr] = {}
         for symbol, name in self.names.items():
+            same = self.env.replace(symbol)
+            if same.is_Symbol:
+                named.setdefault(same, name)
+        self.names = {**self.names, **named}
+
+    def name(self, size: Any) -> Dim:
+        """A size as a dim: a number, or the name of a size (its own, where it equals no single other)."""
+        expr = self.expr(size)
+        if isinstance(expr.attr, (int, str)):
+            return expr.attr
+        return str(self.original[size.node.expr].attr)
+
+    def requirements(self) -> list[Expr]:
+        """What sizes must fulfil for the trace to hold: equalities that were needed, branches that were taken."""
+        found = []
+        for symbol, name in self.original.items():
             value = self.convert(self.env.replace(symbol))
-            if value is not name:
-                found[str(name.attr)] = as_expr(value)
+            is_dim = str(name.attr) not in SIZES and value.op in (Op.VAR, Op.CONST)
+            if value is not name and not is_dim:
+                found.append(apply(Op.EQ, name, value))
+        found += [self.convert(self.env.replace(branch.condition)) for branch in self.env.branches]
+        found += [self.convert(self.env.replace(guard)) for guard in self._slice_guards()]
+        return found
+
+    def _slice_guards(self) -> list[Any]:
+        """Bounds that operators asked of a captured tensor's size, such as that a slice lies inside."""
+        captured = {symbol for symbol, name in self.original.items() if str(name.attr) not in SIZES}
+        found = []
+        for guard in self.env.guards:
+            relation = guard.expr
+            if type(relation).__name__ in ORDER and relation.free_symbols & captured:
+                if len(relation.free_symbols) > 1 and all(_is_linear(side) for side in relation.args):
+                    found.append(relation)
         return found
