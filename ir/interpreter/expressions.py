@@ -42,9 +42,7 @@ def scalar_of(worker: Worker, expr: Expr) -> int:
         return int(expr.attr)  # type: ignore[call-overload, no-any-return]
     value = value_of(worker, expr)
     if value.axes:
-        raise ProgramError(
-            "types", f"wanted a single number, got a tile with axes {list(value.axes)}", worker.line
-        )
+        raise ProgramError("types", f"wanted a single number, got a tile with axes {list(value.axes)}", worker.line)
     return int(value.values)
 
 
@@ -85,9 +83,7 @@ def _ragged(worker: Worker, axes: tuple[str, ...], rank: int) -> npt.NDArray[np.
     return mask
 
 
-def _check_inside(
-    worker: Worker, memory: Memory, indices: list[Array], outside: npt.NDArray[np.bool_]
-) -> None:
+def _check_inside(worker: Worker, memory: Memory, indices: list[Array], outside: npt.NDArray[np.bool_]) -> None:
     if not outside.any():
         return
     first = tuple(np.argwhere(outside)[0]) if outside.ndim else ()

@@ -30,8 +30,9 @@ def interpret(
     """The program's outputs by name, as arrays of `float_type` (int64, bool for other kinds).
 
     `arguments`: one array per input parameter, of its dims; bf16 and f16 values are held in float32. All
-    that is concurrent is interleaved under `seed`. `float_type=np.float64` is exact arithmetic: no rounding to
-    the program's element types. `resident`: instances of a grid that run at a time, in issue order (None: all).
+    that is concurrent is interleaved under `seed`. `float_type=np.float64` is exact arithmetic: no rounding
+    to the program's element types. `resident`: how many instances of a grid run at a time, in issue order
+    (None: all).
 
     Raises ShapeError for arguments that do not fit, and an InterpreterError when the program goes wrong:
     DataRace, Deadlock, BarrierPhaseError, UninitialisedRead, OutOfBounds.
@@ -67,14 +68,10 @@ def _bind_sizes(program: Program, arguments: Mapping[str, Array]) -> dict[str, i
         if param.is_output:
             continue
         if param.name not in arguments:
-            raise ShapeError(
-                f"{program.name}: argument {param.name} is missing; it needs dims {list(param.dims)}"
-            )
+            raise ShapeError(f"{program.name}: argument {param.name} is missing; it needs dims {list(param.dims)}")
         shape = np.shape(arguments[param.name])
         if len(shape) != len(param.dims):
-            raise ShapeError(
-                f"{program.name}: {param.name} has shape {shape}, wanted dims {list(param.dims)}"
-            )
+            raise ShapeError(f"{program.name}: {param.name} has shape {shape}, wanted dims {list(param.dims)}")
         for dim, size in zip(param.dims, shape, strict=True):
             wanted = dim if isinstance(dim, int) else sizes.setdefault(dim, size)
             if wanted != size:
@@ -92,14 +89,10 @@ def _memory(
         return Memory(param.name, param.dtype, dims, values, line, "input")
     unknown = [dim for dim in param.dims if isinstance(dim, str) and dim not in sizes]
     if unknown:
-        raise ShapeError(
-            f"output {param.name} has size {unknown[0]}, which no input has; add an input that has it"
-        )
+        raise ShapeError(f"output {param.name} has size {unknown[0]}, which no input has; add an input that has it")
     shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in param.dims)
     values, written = storage(shape, param.dtype, float_type), np.zeros(shape, np.bool_)
-    return Memory(
-        param.name, param.dtype, dims, values, line, "output", written, History(param.name, len(shape))
-    )
+    return Memory(param.name, param.dtype, dims, values, line, "output", written, History(param.name, len(shape)))
 
 
 def _output(memory: Memory) -> Array:

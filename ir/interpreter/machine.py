@@ -57,9 +57,7 @@ class Machine:
         try:
             self.scheduler.run()
         except InterpreterError as error:
-            is_about_it = (
-                isinstance(error, DataRace) and self.suspects and self.suspects[0].lines[0] in error.lines
-            )
+            is_about_it = isinstance(error, DataRace) and self.suspects and self.suspects[0].lines[0] in error.lines
             if self.suspects and not is_about_it:
                 raise self.suspects[0] from error
             raise

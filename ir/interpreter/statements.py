@@ -111,9 +111,7 @@ def accumulated(worker: Worker, into: Tile, product: Tile) -> Tile:
 def _reduce(worker: Worker, s: Reduce) -> None:
     tile = worker.lookup(s.source)
     if s.axis not in tile.axes:
-        raise ProgramError(
-            "types", f"{s.source!r} has axes {list(tile.axes)}, none of them {s.axis!r}", worker.line
-        )
+        raise ProgramError("types", f"{s.source!r} has axes {list(tile.axes)}, none of them {s.axis!r}", worker.line)
     worker.bind(s.name, reduce(s.op, tile, s.axis))
 
 

@@ -69,9 +69,7 @@ def parameter_lines(program: Program) -> dict[str, ProgramLine]:
     """The line that declares each parameter."""
     lines = listing(program).lines
     first = next(number for number, line in enumerate(lines) if line.startswith("def ")) + 1
-    return {
-        p.name: ProgramLine(first + n + 1, lines[first + n].strip()) for n, p in enumerate(program.params)
-    }
+    return {p.name: ProgramLine(first + n + 1, lines[first + n].strip()) for n, p in enumerate(program.params)}
 
 
 def binding_lines(steps: tuple[Step, ...]) -> dict[str, ProgramLine]:

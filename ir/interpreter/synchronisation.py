@@ -20,9 +20,7 @@ def barrier_of(worker: Worker, ref: Ref) -> Barrier:
         raise ProgramError("known names", f"{ref.name!r} with these indices is no barrier here", worker.line)
     number = scalar_of(worker, ref.indices[0])
     if not 0 <= number < len(barriers):
-        reason = (
-            f"out of bounds: line {worker.line.number} uses {ref.name}[{number}] of {len(barriers)} barriers"
-        )
+        reason = f"out of bounds: line {worker.line.number} uses {ref.name}[{number}] of {len(barriers)} barriers"
         raise OutOfBounds(reason, worker.line)
     return barriers[number]
 

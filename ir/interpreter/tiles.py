@@ -66,9 +66,7 @@ def gemm(left: Tile, right: Tile, float_type: type[np.floating], line: ProgramLi
     """left x right over the one axis they share. Raises ProgramError unless there is exactly one."""
     shared = [axis for axis in left.axes if axis in right.axes]
     if len(shared) != 1:
-        reason = (
-            f"gemm operands have axes {list(left.axes)} and {list(right.axes)}; exactly one must be shared"
-        )
+        reason = f"gemm operands have axes {list(left.axes)} and {list(right.axes)}; exactly one must be shared"
         raise ProgramError("types", reason, line)
     over = ([left.axes.index(shared[0])], [right.axes.index(shared[0])])
     a, b = (tile.values.astype(float_type, copy=False) for tile in (left, right))
