@@ -6,7 +6,19 @@ from dataclasses import fields
 
 from ...ir.expr import Expr
 from ...ir.program import (
-    Fill, Gemm, Grid, Let, Load, RangeLoop, Reduce, Ref, Statement, TileAt, TileAxis, TileLoop, statements,
+    Fill,
+    Gemm,
+    Grid,
+    Let,
+    Load,
+    RangeLoop,
+    Reduce,
+    Ref,
+    Statement,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    statements,
 )  # fmt: skip
 
 BINDERS = (Load, Fill, Let, Gemm, Reduce, TileAt, TileLoop, RangeLoop)
@@ -26,7 +38,11 @@ def references(statement: Statement) -> list[Ref]:
 def tile_references(body: tuple[Statement, ...]) -> set[str]:
     """Tile variables that some reference of a body covers rows of."""
     return {
-        item.name for s in statements(body) for ref in references(s) for item in ref.indices if isinstance(item, TileAxis)
+        item.name
+        for s in statements(body)
+        for ref in references(s)
+        for item in ref.indices
+        if isinstance(item, TileAxis)
     }
 
 

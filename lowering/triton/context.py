@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...ir.domain import Summary
-from ...ir.dtypes import DType
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op, free_vars, loads, substitute, transform, var
 from ...ir.printer import Path

@@ -94,10 +94,11 @@ _FOLDS: dict[Op, Callable[..., Expr | None]] = {
 
 @dataclass(slots=True)
 class ExpressionWriter:
-    """Writes prepared expressions: no LOAD is left in them and every CALL is of a function in `functions`.
+    """Writes prepared expressions: no LOAD is left in them and every CALL is of a region that became a function.
 
-    `names`: the text of a variable. `index`: the text of a tile variable's indices. `call_parameters`: for each function of a region, which of the region's
-    arguments it takes, and the sizes after them. `may_be_negative`: integer names that are not indices or sizes.
+    `names`: the text of a variable. `index`: the text of a tile variable's indices. `call_parameters`: for each such
+    region, which of its arguments the function takes, and the sizes after them. `functions`: collects those of
+    functions.py that are called. `may_be_negative`: integer names that are not indices or sizes.
     """
 
     shapes: Shapes

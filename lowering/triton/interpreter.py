@@ -14,6 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
+from ...ir.evaluate import round_bf16
 from ...ir.parser import parse_program
 from ...ir.program import Program
 from .module import write_module
@@ -33,7 +36,7 @@ def interpret(program: Program, tensors: Sequence[Any]) -> tuple[Any, ...]:
 
 @functools.cache
 def _worker() -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _repair_bf16)
     with _environment():
         pool.submit(int).result()  # the process starts here, and keeps this environment
     atexit.register(pool.shutdown)
@@ -58,3 +61,31 @@ def _interpret(text: str, tensors: list[Any]) -> tuple[Any, ...]:
     module = import_source(write_module(parse_program(text), DEFAULT_ARCH).source)
     outputs = getattr(module, module.__all__[0])(*tensors)
     return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _repair_bf16() -> None:
+    """In the interpreting process: make bf16 what it is on a GPU.
+
+    Triton's interpreter holds bf16 as 16 raw bits; it multiplies those as integers, and truncates where GPUs round.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    product, conversion = builder.create_dot, builder.cast_impl
+
+    def widened(tile: Any) -> Any:
+        if tile.dtype.scalar != tl.bfloat16:
+            return tile
+        return handle((tile.data.astype(np.uint32) << np.uint32(16)).view(np.float32), tl.float32)
+
+    def create_dot(self: Any, left: Any, right: Any, *rest: Any) -> Any:
+        return product(self, widened(left), widened(right), *rest)
+
+    def cast_impl(self: Any, source: Any, kind: Any) -> Any:
+        if (source.dtype.scalar, kind.scalar) != (tl.float32, tl.bfloat16):
+            return conversion(self, source, kind)
+        bits = round_bf16(source.data).view(np.uint32) >> np.uint32(16)
+        return handle(bits.astype(np.uint16), tl.bfloat16)
+
+    builder.create_dot, builder.cast_impl = create_dot, cast_impl

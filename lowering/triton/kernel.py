@@ -1,27 +1,22 @@
-"""The walker: statements of one grid as the body of one Triton kernel, line by line, through one table."""
+"""The walker: one grid becomes one Triton kernel. Its state is what has been bound; statements.py has the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from ...ir.dtypes import DType, Kind
+from ...ir.dtypes import Kind
 from ...ir.expr import Expr, Op, free_vars, transform, var, walk
-from ...ir.printer import SUM, TERM, Path
-from ...ir.program import (
-    Alloc, Arrive, Barriers, Commit, Copy, Fill, Gemm, Grid, If, Let, Load, Operand, RangeLoop, Reduce, ReduceAdd,
-    Ref, Role, Statement, Store, Sync, TileAt, TileAxis, TileLoop, Tiles, Wait, WaitGroup, statements,
-)  # fmt: skip
+from ...ir.printer import TERM, Path
+from ...ir.program import Alloc, Gemm, Grid, ReduceAdd, Statement, TileLoop, Tiles, statements
 from ...ir.shapes import TileType
-from .bound import bound_names, expressions_of, tile_references
-from .context import Context, padded_size
-from .expressions import TRITON_TYPES, ExpressionWriter, folded
-from .loops import is_heavier_later, write_tile_loop
-from .memory import atomic_add_lines, element_place, load_lines, store_lines, tile_place
-
-MIN_CONTRACTED = 16
+from .bound import expressions_of, tile_references
+from .context import Context
+from .expressions import ExpressionWriter, folded
+from .loops import is_heavier_later
+from .memory import element_place, load_lines
+from .statements import WRITERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +112,9 @@ class KernelWriter:
 
     def define_index(self, name: str, tile: str) -> None:
         """Write `name = tile * TILE + span`."""
-        self.line(f"{self.context.names(name)} = {self.context.names(tile)} * {self.context.tile(tile)} + {self.span(tile)}")
+        self.line(
+            f"{self.context.names(name)} = {self.context.names(tile)} * {self.context.tile(tile)} + {self.span(tile)}"
+        )
         self._indices[tile] = name
         self._tiles_of[name] = tile
 
@@ -179,12 +176,14 @@ class KernelWriter:
             return None
         body = self.context.inlined[str(node.attr)].body
         has_floor = any(part.op in (Op.FLOORDIV, Op.MOD) for part in walk(body))
-        is_plain = not has_floor or all(arg.kind is not Kind.INT or self.expressions.is_nonnegative(arg) for arg in node.args)
+        is_plain = not has_floor or all(
+            arg.kind is not Kind.INT or self.expressions.is_nonnegative(arg) for arg in node.args
+        )
         return None if str(node.attr) in self.context.call_parameters and is_plain else self.context.body(node)
 
     def _note_sizes(self, expr: Expr) -> None:
         for node in walk(expr):
-            names = (str(node.attr),) if node.op is Op.VAR else ()
+            names: tuple[str, ...] = (str(node.attr),) if node.op is Op.VAR else ()
             if node.op is Op.CALL:
                 names = self.context.call_parameters[str(node.attr)][1]
             self._sizes.update(name for name in names if name in self.context.sizes)
@@ -271,165 +270,3 @@ class KernelWriter:
 def dependencies(node: Expr) -> set[str]:
     """Names and tile variables that an expression's value depends on."""
     return {str(part.attr) for part in walk(node) if part.op in (Op.VAR, Op.INDEX)}
-
-
-def _load(writer: KernelWriter, s: Load, path: Path) -> None:
-    writer.forget({s.name})
-    writer.line(*load_lines(writer.context.names(s.name), tile_place(writer, s.source, path)))
-
-
-def _store(writer: KernelWriter, s: Store, path: Path) -> None:
-    place = tile_place(writer, s.target, path)
-    writer.line(*store_lines(place, writer.text(s.value, place.axes, path)))
-
-
-def _reduce_add(writer: KernelWriter, s: ReduceAdd, path: Path) -> None:
-    if s.after is not None:
-        raise writer.context.refuse(path, "reduce_add in a given order", "drop after=, or lower to another target")
-    place = tile_place(writer, s.target, path)
-    writer.line(*atomic_add_lines(place, writer.text(s.value, place.axes, path)))
-
-
-def _shape(writer: KernelWriter, axes: tuple[str, ...]) -> str:
-    return f"[{', '.join(writer.context.tile(axis) for axis in axes)}]"
-
-
-def _fill(writer: KernelWriter, s: Fill, path: Path) -> None:
-    value = writer.text(s.value, (), path)
-    shape, dtype = _shape(writer, s.axes), TRITON_TYPES[s.dtype]
-    writer.forget({s.name})
-    name = writer.context.names(s.name)
-    if value in ("0", "0.0"):
-        writer.line(f"{name} = tl.zeros({shape}, dtype={dtype})")
-    else:
-        writer.line(f"{name} = tl.full({shape}, {value}, dtype={dtype})")
-
-
-def _let(writer: KernelWriter, s: Let, path: Path) -> None:
-    writer.forget({s.name})
-    if s.value.op is Op.INDEX:
-        writer.define_index(s.name, str(s.value.attr))
-        return
-    ready = writer.prepare(s.value, path)
-    axes = writer.shapes.names[s.name].axes
-    text = writer.expressions.text(ready, axes)
-    if set(writer.expressions.axes(ready)) != set(axes):
-        text = f"tl.broadcast_to({text}, {_shape(writer, axes)})"
-    if ready.kind is Kind.INT:
-        if writer.is_wide(ready):
-            writer.wide.add(s.name)
-        if not writer.expressions.is_nonnegative(ready):
-            writer.expressions.may_be_negative.add(s.name)
-    writer.line(f"{writer.context.names(s.name)} = {text}")
-
-
-def _gemm(writer: KernelWriter, s: Gemm, path: Path) -> None:
-    if s.is_async:
-        raise writer.context.refuse(path, "gemm_async", "write gemm; Triton overlaps products by itself")
-    left, right = _operand(writer, s.left, "left", path), _operand(writer, s.right, "right", path)
-    left_type, right_type = writer.shapes.operand(s.left), writer.shapes.operand(s.right)
-    shared = next(axis for axis in left_type.axes if axis in right_type.axes)
-    _check_product(writer, (left_type, right_type), shared, path)
-    if left_type.dtype is not right_type.dtype:
-        left, right = (f"{t}.to(tl.float32)" for t in (left, right))
-    left = f"tl.trans({left})" if left_type.axes[0] == shared else left
-    right = f"tl.trans({right})" if right_type.axes[1] == shared else right
-    arguments = [left, right]
-    result = writer.shapes.gemm(s).axes
-    if s.into is not None:
-        arguments.append(writer.text(s.into, result, path))
-    if DType.F32 in (left_type.dtype, right_type.dtype):
-        arguments.append(f"input_precision={writer.context.precision()}")
-    writer.forget({s.name})
-    writer.line(f"{writer.context.names(s.name)} = tl.dot({', '.join(arguments)})")
-
-
-def _operand(writer: KernelWriter, operand: Operand, side: str, path: Path) -> str:
-    if isinstance(operand, str):
-        return writer.context.names(operand)
-    name = writer.context.names.fresh(f"{side}_{operand.name}")
-    writer.line(*load_lines(name, tile_place(writer, operand, path)))
-    return name
-
-
-PRODUCT_TYPES = (DType.F32, DType.BF16, DType.F16)
-
-
-def _check_product(writer: KernelWriter, operands: tuple[TileType, TileType], shared: str, path: Path) -> None:
-    for operand in operands:
-        if operand.dtype not in PRODUCT_TYPES:
-            remedy = f"cast the operand to one of {', '.join(t.value for t in PRODUCT_TYPES)}"
-            raise writer.context.refuse(path, f"a product of {operand.dtype.value} tiles", remedy)
-        if len(operand.axes) != 2:
-            raise writer.context.refuse(path, f"a product of a tile with {len(operand.axes)} axes", "use tiles of 2 axes")
-    if writer.shapes.extent(shared) < MIN_CONTRACTED and shared in writer.shapes.tiles:
-        reason = f"a product over {writer.shapes.extent(shared)} elements of {shared}"
-        raise writer.context.refuse(path, reason, f"make the tile at least {MIN_CONTRACTED}")
-
-
-def _reduce(writer: KernelWriter, s: Reduce, path: Path) -> None:
-    source = writer.shapes.names[s.source]
-    position = source.axes.index(s.axis)
-    text = writer.expressions.text(var(s.source, source.dtype.kind), source.axes)
-    size = writer.shapes.sizes.get(s.axis)
-    if s.axis not in writer.shapes.tiles and size is not None and padded_size(size) != size:
-        wide = ", ".join(":" if axis == s.axis else "None" for axis in source.axes)
-        neutral = "0" if s.op == "sum" else 'float("-inf")'
-        text = f"tl.where(({writer.span(s.axis)} < {writer.use_size(s.axis)})[{wide}], {text}, {neutral})"
-    writer.forget({s.name})
-    writer.line(f"{writer.context.names(s.name)} = tl.{s.op}({text}, {position})")
-
-
-def _tile_at(writer: KernelWriter, s: TileAt, path: Path) -> None:
-    writer.line(f"{writer.context.names(s.name)} = {writer.text(s.number, (), path)}")
-    writer.bind_tile(s.name, False, writer.grid.body)
-
-
-def _range_loop(writer: KernelWriter, s: RangeLoop, path: Path) -> None:
-    bound = {s.name, *bound_names(s.body)}
-    start, stop = writer.text(s.start, (), path), writer.text(s.stop, (), path)
-    writer.hoist(s.body, (), bound, path)
-    with writer.block(f"for {writer.context.names(s.name)} in tl.range({start}, {stop}):"):
-        writer.body(s.body, path)
-
-
-def _if(writer: KernelWriter, s: If, path: Path) -> None:
-    condition = writer.text(s.condition, (), path)
-    with writer.block(f"if {condition}:"):
-        writer.body(s.body, path)
-    writer.forget(bound_names(s.body))
-
-
-COMES_LATER = "the cuda target, which has it, comes later; write the program without it"
-
-
-def _refused(what: str, remedy: str = COMES_LATER) -> Callable[[KernelWriter, Any, Path], None]:
-    def refuse(writer: KernelWriter, statement: Any, path: Path) -> None:
-        raise writer.context.refuse(path, what, remedy)
-
-    return refuse
-
-
-WRITERS: dict[type, Callable[[KernelWriter, Any, Path], None]] = {
-    Load: _load,
-    Store: _store,
-    ReduceAdd: _reduce_add,
-    Fill: _fill,
-    Let: _let,
-    Gemm: _gemm,
-    Reduce: _reduce,
-    TileAt: _tile_at,
-    TileLoop: write_tile_loop,
-    RangeLoop: _range_loop,
-    If: _if,
-    Alloc: _refused("alloc inside a grid", "Triton places tiles itself: use load, and alloc global buffers outside the grids"),
-    Copy: _refused("copy between memories", "use load and store: Triton makes the copies asynchronous by itself (stages=)"),
-    Barriers: _refused("barriers"),
-    Arrive: _refused("arrive"),
-    Wait: _refused("wait"),
-    Commit: _refused("commit"),
-    WaitGroup: _refused("wait_group"),
-    Sync: _refused("sync"),
-    Role: _refused("roles"),
-    Grid: _refused("a grid inside a grid", "put all its variables in one grid"),
-}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.domain import LoopPlan, plan
 from ...ir.domain.fold import FALSE, TRUE, all_of, negated
-from ...ir.expr import Expr, Op, apply, const, free_vars, select, substitute, var
+from ...ir.expr import Expr, Op, apply, free_vars, select, substitute, var
 from ...ir.printer import Path
 from ...ir.program import TileLoop, statements
 from .bound import bound_names
@@ -27,9 +27,7 @@ def loop_plan(writer: KernelWriter, loop: TileLoop) -> tuple[LoopPlan, str | Non
         predicate = folded(writer.context.body(loop.where), writer.shapes.sizes)
     extent = folded(loop.tiles.extent, writer.shapes.sizes)
     row_tile = writer.shapes.tiles[row].tile if row else 1
-    return plan(
-        predicate, row_tile, loop.tiles.tile, row=row or "no_row", column=loop.name, extent=extent
-    ), row
+    return plan(predicate, row_tile, loop.tiles.tile, row=row or "no_row", column=loop.name, extent=extent), row
 
 
 def is_heavier_later(writer: KernelWriter) -> bool:
@@ -76,8 +74,8 @@ def _bounds(writer: KernelWriter, s: TileLoop, found: LoopPlan, row: str | None,
     if key in writer.plans:
         return writer.plans[key]
     values = _row_bounds(writer, found, row, path)
-    for name, value in found.assignments:
-        value = substitute(value, values)
+    for name, planned in found.assignments:
+        value = substitute(planned, values)
         if value.op not in (Op.CONST, Op.VAR):
             text = writer.text(value, (), path)
             fresh = writer.context.names.fresh(name)

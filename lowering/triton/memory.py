@@ -125,8 +125,7 @@ def atomic_add_lines(place: Place, value: str) -> list[str]:
 def _call_lines(head: str, place: Place, values: Sequence[str], when_masked: str | None = None) -> list[str]:
     arguments = list(values)
     if place.conditions:
-        joined = " & ".join(text if text.endswith("]") or len(place.conditions) == 1 else f"({text})" for text in place.conditions)
-        arguments.append(f"mask={joined}")
+        arguments.append(f"mask={_all(place.conditions)}")
         if when_masked:
             arguments.append(when_masked)
     single = f"{head}{', '.join([place.pointer(), *arguments])})"
@@ -134,6 +133,12 @@ def _call_lines(head: str, place: Place, values: Sequence[str], when_masked: str
         return [single]
     body = [*(f"    {line}" for line in pointer_lines(place)), *(f"    {argument}," for argument in arguments)]
     return [head, *body, ")"]
+
+
+def _all(conditions: tuple[str, ...]) -> str:
+    if len(conditions) == 1:
+        return conditions[0]
+    return " & ".join(text if text.endswith("]") else f"({text})" for text in conditions)
 
 
 def pointer_lines(place: Place) -> list[str]:

@@ -90,7 +90,7 @@ def _check_tiles(context: Context) -> None:
 def _kernels(context: Context) -> list[Kernel]:
     body = context.program.body
     grids = [position for position, statement in enumerate(body) if isinstance(statement, Grid)]
-    kernels = []
+    kernels: list[Kernel] = []
     for position, statement in enumerate(body):
         if isinstance(statement, Grid):
             number = "" if len(grids) == 1 else f"_{len(kernels) + 1}"
@@ -117,8 +117,9 @@ def _configs(context: Context, kernels: list[Kernel]) -> dict[str, tuple[tuple[i
 
 
 def _kernel_text(context: Context, kernel: Kernel) -> KernelText:
-    strides = [context.strides(name) for name in kernel.tensors]
-    groups = [[context.names(name) for name in kernel.tensors], *(list(names) for names in strides), [*kernel.sizes, "size_class"]]
+    groups = [[context.names(name) for name in kernel.tensors]]
+    groups += [list(context.strides(name)) for name in kernel.tensors]
+    groups.append([*kernel.sizes, "size_class"])
     variable = [name for tensor in kernel.tensors for name in unspecialised_strides(context, tensor)]
     restores = f", restore_value=[{', '.join(repr(name) for name in kernel.restores)}]" if kernel.restores else ""
     return KernelText(

@@ -1,4 +1,4 @@
-"""What a program's kernels cost on an architecture: cross-compiled here, without its GPU, and read off the machine code."""
+"""What a program's kernels cost on an architecture: cross-compiled without its GPU, read off the machine code."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ POINTERS = {
     DType.F64: "*fp64", DType.F32: "*fp32", DType.BF16: "*bf16", DType.F16: "*fp16", DType.I64: "*i64",
     DType.I32: "*i32", DType.I16: "*i16", DType.I8: "*i8", DType.U8: "*u8", DType.BOOL: "*i1",
 }  # fmt: skip
-TENSOR_CORE = re.compile(r"\b(?:[A-Z]?MMA|HGMMA|IGMMA|QGMMA|UTC[A-Z]*MMA)\b")
+TENSOR_CORE = re.compile(r"(?<![.\w])(?:[HIDQO]G?MMA|UTC\w*MMA)\b")  # HFMA2.MMA is none of them
 SPILL = re.compile(r"\b(?:STL|LDL)\b")
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 UNTUNED = (4, 1)
+Place = tuple[int, ...]  # an argument, by position, as Triton names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,9 @@ def _report(module: Module, kernel: Kernel, function: Any, arch: str, config: tu
     )  # fmt: skip
 
 
-def _signature(module: Module, kernel: Kernel, names: list[str]) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
+def _signature(
+    module: Module, kernel: Kernel, names: list[str]
+) -> tuple[dict[str, str], dict[Place, int], dict[Place, list[Any]]]:
     """Types, constants and alignments of arguments, as Triton would derive them from dense tensors."""
     context = module.context
     types = {context.names(name): POINTERS[context.shapes.dtype(name)] for name in kernel.tensors}
@@ -84,7 +87,7 @@ def _signature(module: Module, kernel: Kernel, names: list[str]) -> tuple[dict[s
     variable = {stride for name in kernel.tensors for stride in unspecialised_strides(context, name)}
     variable |= {*kernel.sizes, "size_class"}
     signature = {name: "constexpr" if name in unit else types.get(name, "i32") for name in names}
-    constants = {(names.index(name),): 1 for name in unit}
+    constants: dict[Place, int] = {(names.index(name),): 1 for name in unit}
     aligned = [n for n, name in enumerate(names) if name not in unit and name not in variable]
     return signature, constants, {(n,): [["tt.divisibility", 16]] for n in aligned}
 
