@@ -2,7 +2,7 @@
 
     variable           values                                        default
     TILEWRIGHT_CACHE   absolute folder for built kernels             tilewright in XDG_CACHE_HOME or ~/.cache
-    TILEWRIGHT_ISA     amx | avx512bf16 | avx512 | avx2 | portable         the best this machine has
+    TILEWRIGHT_ISA     amx | avx512bf16 | avx512 | avx2 | portable   the best this machine has
     TILEWRIGHT_TRACE   0 | 1: print the IR before and after passes   0
     CXX                the C++ compiler, arguments allowed           first of g++, clang++, c++ on PATH
 

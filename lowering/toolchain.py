@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import platform
 import shlex
 import shutil
@@ -104,8 +105,22 @@ def _amx_permitted() -> bool:
 
 
 def cpu_isa() -> str:
-    """The level to build for: TILEWRIGHT_ISA if set, else the best this processor has."""
-    return settings().isa or supported_isas()[0]
+    """The level to build for: TILEWRIGHT_ISA if set, else the best that processor and compiler both know."""
+    return settings().isa or next(isa for isa in supported_isas() if isa == "portable" or _is_accepted(isa))
+
+
+def _is_accepted(isa: str) -> bool:
+    """Whether the compiler knows a level's flags; one that is missing is reported when something is built."""
+    try:
+        return _compiles(find_compiler(), isa_flags(isa))
+    except ToolchainMissing:
+        return True
+
+
+@functools.cache
+def _compiles(compiler: Compiler, flags: tuple[str, ...]) -> bool:
+    command = [*compiler.command, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
 @functools.cache

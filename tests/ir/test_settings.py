@@ -43,7 +43,7 @@ def test_a_relative_xdg_folder_is_ignored_as_its_standard_says(
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("TILEWRIGHT_ISA", "AVX2", "wanted one of avx512bf16, avx512, avx2, portable"),
+        ("TILEWRIGHT_ISA", "AVX2", "wanted one of amx, avx512bf16, avx512, avx2, portable"),
         ("TILEWRIGHT_TRACE", "yes", "wanted one of 0, 1"),
         ("TILEWRIGHT_CACHE", "here", "wanted an absolute path"),
         ("CXX", "'g++", "not a command line"),

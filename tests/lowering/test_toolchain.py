@@ -11,11 +11,14 @@ from tilewright.ir.settings import ISAS
 from tilewright.lowering import toolchain
 
 SKYLAKE = frozenset({"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"})
+SAPPHIRE_RAPIDS = SKYLAKE | {"avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
 
 
 @pytest.mark.parametrize(
     ("flags", "best"),
     [
+        (SAPPHIRE_RAPIDS, "amx"),
+        (SAPPHIRE_RAPIDS - {"amx_bf16"}, "avx512bf16"),
         (SKYLAKE | {"avx512_bf16"}, "avx512bf16"),
         (SKYLAKE, "avx512"),
         (SKYLAKE - {"avx512vl"}, "avx2"),
@@ -23,12 +26,18 @@ SKYLAKE = frozenset({"avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx51
         (frozenset({"avx512_bf16"}), "portable"),
         (frozenset(), "portable"),
     ],
-    ids=["bf16", "avx512", "no-vl", "no-fma", "bf16-alone", "nothing"],
+    ids=["amx", "amx-without-bf16", "bf16", "avx512", "no-vl", "no-fma", "bf16-alone", "nothing"],
 )
-def test_level_of_a_processor(flags: frozenset[str], best: str) -> None:
+def test_level_of_a_processor(monkeypatch: pytest.MonkeyPatch, flags: frozenset[str], best: str) -> None:
+    monkeypatch.setattr(toolchain, "_amx_permitted", lambda: True)
     found = toolchain._supported(flags)
     assert found[0] == best
     assert found == ISAS[ISAS.index(best) :]
+
+
+def test_tile_registers_need_the_systems_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "_amx_permitted", lambda: False)
+    assert toolchain._supported(SAPPHIRE_RAPIDS)[0] == "avx512bf16"
 
 
 @pytest.mark.parametrize(
@@ -48,8 +57,23 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEWRIGHT_ISA", "")
     assert toolchain.cpu_isa() == toolchain.supported_isas()[0]
     monkeypatch.setenv("TILEWRIGHT_ISA", "mmx")
-    with pytest.raises(SettingError, match="TILEWRIGHT_ISA='mmx': wanted one of avx512bf16, avx512"):
+    with pytest.raises(SettingError, match="TILEWRIGHT_ISA='mmx': wanted one of amx, avx512bf16, avx512"):
         toolchain.cpu_isa()
+
+
+def test_an_older_compiler_lowers_the_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that refuses every flag it does not know gets the best level it does know."""
+    script = tmp_path / "c++"
+    script.write_text('#!/bin/sh\ncase "$*" in *-mamx*|*bf16*) exit 1;; *) echo old 9.4;; esac\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setattr(toolchain, "supported_isas", lambda: ISAS)
+    assert toolchain.cpu_isa() == "avx512"
+
+
+def test_the_level_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert toolchain.cpu_isa() == toolchain.supported_isas()[0]
 
 
 @pytest.mark.parametrize("isa", ISAS)
