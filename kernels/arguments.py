@@ -50,9 +50,7 @@ def check_attention(tensors: Sequence[object]) -> None:
                 "fix Python values into the function with functools.partial or a closure"
             )
         if tensor.layout is not torch.strided:
-            raise DTypeError(
-                f"{name}: got a tensor of layout {tensor.layout}, wanted torch.strided; use .to_dense()"
-            )
+            raise DTypeError(f"{name}: got a tensor of layout {tensor.layout}, wanted torch.strided; use .to_dense()")
     given = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
     sizes: dict[str, int] = {}
     for (name, layout), tensor in zip(LAYOUTS, given, strict=False):
@@ -87,15 +85,11 @@ def _check_types(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> None:
         raise DTypeError(f"q: got {q.dtype}, wanted one of {wanted}; convert with .to(torch.float32)")
     for name, tensor in zip(names[1:3], tensors[1:3], strict=True):
         if tensor.dtype != q.dtype:
-            raise DTypeError(
-                f"{name}: got {tensor.dtype}, wanted {q.dtype} as q has; convert with .to(q.dtype)"
-            )
+            raise DTypeError(f"{name}: got {tensor.dtype}, wanted {q.dtype} as q has; convert with .to(q.dtype)")
     for name, tensor in zip(names[1:], tensors[1:], strict=True):
         from_torch(name, tensor.dtype)
         if tensor.device != q.device:
-            raise DeviceError(
-                f"{name}: on {tensor.device}, but q is on {q.device}; move it with .to(q.device)"
-            )
+            raise DeviceError(f"{name}: on {tensor.device}, but q is on {q.device}; move it with .to(q.device)")
 
 
 def _bind(name: str, tensor: torch.Tensor, dims: Sequence[str | int], sizes: dict[str, int]) -> None:
@@ -120,9 +114,7 @@ def bind_sizes(specs: Sequence[TensorSpec], tensors: Sequence[torch.Tensor]) -> 
     for spec, tensor in zip(specs, tensors, strict=True):
         got = from_torch(spec.name, tensor.dtype)
         if got is not spec.dtype:
-            raise DTypeError(
-                f"{spec.name}: got {tensor.dtype}; this kernel was made for {to_torch(spec.dtype)}"
-            )
+            raise DTypeError(f"{spec.name}: got {tensor.dtype}; this kernel was made for {to_torch(spec.dtype)}")
         _bind(spec.name, tensor, spec.dims, sizes)
     return sizes
 
@@ -132,8 +124,7 @@ def check_device(target: str, tensors: Sequence[torch.Tensor]) -> None:
     device, wanted = tensors[0].device, DEVICES[target]
     if device.type != wanted:
         raise DeviceError(
-            f"q: on {device}; target {target!r} computes on {wanted}: move the tensors, "
-            "or compile with target='auto'"
+            f"q: on {device}; target {target!r} computes on {wanted}: move the tensors, or compile with target='auto'"
         )
 
 

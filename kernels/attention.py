@@ -53,15 +53,11 @@ def attention(  # noqa: PLR0913 - the signature is public contract
         check_attention((q, k, v))
         kernel = _new_kernel(key, captures, (score_mod, mask_mod), scale)
     if not enable_gqa and q.dim() == 4 and k.dim() == 4 and q.shape[1] != k.shape[1]:
-        raise ShapeError(
-            f"q has Hq={q.shape[1]} heads and k has Hkv={k.shape[1]}; pass enable_gqa=True to share heads"
-        )
+        raise ShapeError(f"q has Hq={q.shape[1]} heads and k has Hkv={k.shape[1]}; pass enable_gqa=True to share heads")
     return kernel(q, k, v, *captures.tensors, return_lse=return_lse)
 
 
-def _new_kernel(
-    key: Hashable, captures: Captures, modifiers: tuple[Modifier, Modifier], scale: float | None
-) -> Kernel:
+def _new_kernel(key: Hashable, captures: Captures, modifiers: tuple[Modifier, Modifier], scale: float | None) -> Kernel:
     with _lock:
         if len(_kernels) >= MAX_KERNELS:
             _kernels.clear()

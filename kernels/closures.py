@@ -75,9 +75,7 @@ class Captures:
             return self._replace_function(value, tensors)
         return value
 
-    def _replace_function(
-        self, function: types.FunctionType, tensors: Sequence[torch.Tensor]
-    ) -> types.FunctionType:
+    def _replace_function(self, function: types.FunctionType, tensors: Sequence[torch.Tensor]) -> types.FunctionType:
         self._open.add(id(function))
         cells = tuple(types.CellType(self._replace(item, tensors)) for item in _cells(function))
         named = {name: self._replace(function.__globals__[name], tensors) for name in _global_names(function)}

@@ -143,8 +143,7 @@ def check_same_tensors(program: Program, spec: AttentionSpec) -> None:
     for ours, theirs in zip(inputs, spec.tensors, strict=True):
         if (ours.dtype, ours.dims) != (theirs.dtype, theirs.dims):
             raise ShapeError(
-                f"{ours.name}: program {program.name} takes {_typed(ours)}, "
-                f"function {spec.name} {_typed(theirs)}"
+                f"{ours.name}: program {program.name} takes {_typed(ours)}, function {spec.name} {_typed(theirs)}"
             )
     wanted = {"D": spec.head_dim, "Dv": spec.value_dim}
     for name, size in wanted.items():

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
-from ..ir.program import Param, Program
-from ..ir.spec import AttentionSpec, TensorSpec
+from ..ir.expr import Expr, substitute, var
+from ..ir.program import Param, Program, Region
+from ..ir.spec import MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, TensorSpec
 from ..lowering import TARGETS
 from ..lowering.target import Launch, Lowered
+from .bounds import Access, accesses
 from .dtypes import to_torch
 from .references import reference_program
 from .report import Report
@@ -45,7 +48,7 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-@dataclass(slots=True)
+@dataclass
 class Compiled:
     """A program lowered for one target. `spec` is None for a program that came as text alone."""
 
@@ -71,6 +74,14 @@ class Compiled:
         """Sizes this kernel was made for: D and Dv."""
         return self.program.fixed
 
+    @cached_property
+    def accesses(self) -> tuple[Access, ...]:
+        """Where the captured tensors are read, for the check of a call's sizes."""
+        roots = [_with_usual_names(region) for region in self.program.regions]
+        if self.spec is not None and self.spec.normaliser.sink is not None:
+            roots.append(self.spec.normaliser.sink)
+        return tuple(accesses(roots))
+
     def launch(self) -> Launch:
         """The launchable kernel, built at the first call; BuildError or ToolchainMissing when that fails."""
         if self._launch is None:
@@ -91,9 +102,14 @@ class Compiled:
         return torch.empty(shape, dtype=to_torch(param.dtype), device=device)
 
 
-def compile_spec(
-    spec: AttentionSpec, target: str, arch: str | None = None, stages: Stages | None = None
-) -> Compiled:
+def _with_usual_names(region: Region) -> Expr:
+    """A region's body over b, h, i, j, however its text names them."""
+    names = SCORE_PARAMETERS if len(region.params) == len(SCORE_PARAMETERS) else MASK_PARAMETERS
+    pairs = zip(region.params, names, strict=False)
+    return substitute(region.body, {param.name: var(name, param.kind) for param, name in pairs})
+
+
+def compile_spec(spec: AttentionSpec, target: str, arch: str | None = None, stages: Stages | None = None) -> Compiled:
     """Spec -> program -> source, for one target. Nothing is built yet.
 
     Raises LoweringError when the target cannot express the spec (head dimension too large, …).

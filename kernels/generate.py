@@ -109,9 +109,7 @@ def _write(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
         for name, text in answer[FILES].items():
             write_text(folder / name, text)
     except OSError as error:
-        raise TilewrightError(
-            f"{folder}: {error.strerror}; name a folder that can be written with --out DIR"
-        ) from None
+        raise TilewrightError(f"{folder}: {error.strerror}; name a folder that can be written with --out DIR") from None
     names = {Path(name).stem: str(folder / name) for name in answer[FILES]}
     return summary | {
         "source": names["kernel"],

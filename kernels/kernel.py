@@ -20,6 +20,7 @@ from ..ir.program import Program
 from ..ir.spec import AttentionSpec
 from ..lowering.target import Launch
 from .arguments import bind_sizes, check_attention, check_device
+from .bounds import check_accesses, index_sources, range_of
 from .compiled import Compiled
 from .dtypes import to_torch
 from .report import Report
@@ -40,7 +41,11 @@ class Specialiser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a call needs besides its tensors. `lse_position` is -1 for kernels without a log-sum-exp."""
+    """All that a call needs besides its tensors. `lse_position` is -1 for kernels without a log-sum-exp.
+
+    checked: for captured tensors whose values are indices, their position and the range of values found in
+    bounds.
+    """
 
     launch: Launch
     sizes: dict[str, int]
@@ -49,6 +54,15 @@ class Plan:
     device: torch.device
     is_empty: bool
     wants_grad: bool
+    checked: tuple[tuple[int, float, float], ...]
+
+    def covers(self, tensors: tuple[torch.Tensor, ...]) -> bool:
+        """Whether the values that decide where others are read are among those that were checked."""
+        for position, low, high in self.checked:
+            least, most = range_of(tensors[position])
+            if least < low or most > high:
+                return False
+        return True
 
     def run(self, tensors: tuple[torch.Tensor, ...], return_lse: bool) -> Output:
         """Allocate, launch, return."""
@@ -63,9 +77,7 @@ class Plan:
         if not return_lse:
             return outputs[0]
         if self.lse_position < 0:
-            raise UnsupportedSpec(
-                "return_lse=True: this attention has no log-sum-exp (its normaliser is no softmax)"
-            )
+            raise UnsupportedSpec("return_lse=True: this attention has no log-sum-exp (its normaliser is no softmax)")
         return outputs[0], outputs[self.lse_position]
 
 
@@ -97,7 +109,9 @@ class Kernel:
             signatures = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors])
         except AttributeError:
             signatures = ()
-        plan = self._plans.get(signatures) or self._plan(tensors, signatures)
+        plan = self._plans.get(signatures)
+        if plan is None or (plan.checked and not plan.covers(tensors)):
+            plan = self._plan(tensors, signatures)
         return plan.run(tensors, return_lse)
 
     def prepare(self, *tensors: torch.Tensor) -> None:
@@ -115,6 +129,7 @@ class Kernel:
         compiled = self._specialise(tensors)
         check_device(compiled.lowered.target, tensors)
         sizes = {**compiled.fixed, **bind_sizes(compiled.inputs, tensors)}
+        checked = _check_reads(compiled, tensors, sizes)
         outputs = compiled.outputs
         names = [param.name for param in outputs]
         plan = Plan(
@@ -125,6 +140,7 @@ class Kernel:
             device=tensors[0].device,
             is_empty=0 in (sizes["B"], sizes["Hq"], sizes["M"]),
             wants_grad=any(tensor.requires_grad for tensor in tensors),
+            checked=checked,
         )
         with self._lock:
             if len(self._plans) >= MAX_PLANS:
@@ -136,9 +152,7 @@ class Kernel:
     def compiled(self) -> Compiled:
         """The specialisation used or made last; TilewrightError before there is one."""
         if self._compiled is None:
-            raise TilewrightError(
-                "nothing is compiled yet: call the kernel once, or compile with example=(q, k, v, …)"
-            )
+            raise TilewrightError("nothing is compiled yet: call the kernel once, or compile with example=(q, k, v, …)")
         return self._compiled
 
     @property
@@ -166,6 +180,19 @@ class Kernel:
         from .saved import save
 
         return save(self.compiled, Path(directory))
+
+
+def _check_reads(
+    compiled: Compiled, tensors: tuple[torch.Tensor, ...], sizes: dict[str, int]
+) -> tuple[tuple[int, float, float], ...]:
+    """Refuse reads outside captured tensors; the tensors to look at again when their values may have changed.
+
+    On a GPU looking again would stop the queue at every call, so values are checked once per shape there.
+    """
+    names = [spec.name for spec in compiled.inputs]
+    check_accesses(compiled.accesses, dict(zip(names, tensors, strict=True)), sizes)
+    sources = index_sources(compiled.accesses) if tensors[0].device.type == "cpu" else ()
+    return tuple((names.index(name), *range_of(tensors[names.index(name)])) for name in sorted(sources))
 
 
 def _extent(dim: str | int, sizes: dict[str, int]) -> int:

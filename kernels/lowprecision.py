@@ -73,9 +73,7 @@ def _softmax(
     base = np.where(np.isneginf(peak), FLOAT(0), peak)
     weights = np.exp2(x - base)
     low = convert(weights, spec.dtype).astype(FLOAT)
-    mass, low_mass = (
-        w.sum(axis=-1, keepdims=True, dtype=FLOAT) + np.exp2(sink - base) for w in (weights, low)
-    )
+    mass, low_mass = (w.sum(axis=-1, keepdims=True, dtype=FLOAT) + np.exp2(sink - base) for w in (weights, low))
     share = np.where(mass == 0, FLOAT(0), FLOAT(1) / mass)
     lse = np.where(mass == 0, FLOAT(-np.inf), (base + np.log2(low_mass)) / LOG2E)
     return weights, share, lse[..., 0]

@@ -62,15 +62,11 @@ def expect(function: Function | None, spec: AttentionSpec, tensors: Sequence[tor
     lse_rounding = FLOAT32_EPSILON * max(_magnitude(spec_lse), 1.0)
     o, lse = Truth(exact, 2 * (low[0] + rounding)), Truth(spec_lse, 2 * (low[1] + lse_rounding))
     agrees = distance(spec_o, exact) <= o.budget
-    blame = (
-        "the spec agrees with the function" if agrees else "the lifted spec already differs from the function"
-    )
+    blame = "the spec agrees with the function" if agrees else "the lifted spec already differs from the function"
     return Expected(o, lse, blame)
 
 
-def _low_precision_errors(
-    spec: AttentionSpec, arrays: Sequence[Array], o: Array, lse: Array
-) -> tuple[float, float]:
+def _low_precision_errors(spec: AttentionSpec, arrays: Sequence[Array], o: Array, lse: Array) -> tuple[float, float]:
     """The largest errors of o and lse over a few orders of summing q · k, each as good as any other."""
     errors = [(0.0, 0.0)]
     for draw in range(DRAWS):
@@ -116,9 +112,7 @@ def _with_defined_rows(user: Array, spec_o: Array, spec_lse: Array, v: Array) ->
 
 def _exactly(function: Function, tensors: Sequence[torch.Tensor]) -> Array:
     """The user's function in fp64."""
-    raised = [
-        tensor.to(torch.float64) if tensor.is_floating_point() else tensor.clone() for tensor in tensors
-    ]
+    raised = [tensor.to(torch.float64) if tensor.is_floating_point() else tensor.clone() for tensor in tensors]
     with torch.no_grad(), _default_float64(), _RaisePrecision():  # type: ignore[no-untyped-call]
         return _output(function(*raised)).astype(np.float64)
 

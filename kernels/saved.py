@@ -95,9 +95,7 @@ def load_compiled(directory: Path) -> Compiled:
     manifest = _read_manifest(directory)
     texts = {name: _read_checked(directory, name, digest) for name, digest in manifest["sha256"].items()}
     if PROGRAM not in texts or manifest["source"] not in texts:
-        raise TilewrightError(
-            f"{directory}: {MANIFEST} does not list {PROGRAM} and the source; save the kernel again"
-        )
+        raise TilewrightError(f"{directory}: {MANIFEST} does not list {PROGRAM} and the source; save the kernel again")
     spec = parse_spec(texts[SPEC]) if SPEC in texts else None
     compiled = lower_program(parse_program(texts[PROGRAM]), manifest["target"], manifest["arch"], spec=spec)
     same = compiled.lowered.source == texts[manifest["source"]]
@@ -148,9 +146,7 @@ def _read(path: Path) -> str:
             raise TilewrightError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so it is not a kernel's file")
         return data.decode()
     except OSError as error:
-        raise TilewrightError(
-            f"{path}: {error.strerror}; wanted a directory written by kernel.save"
-        ) from None
+        raise TilewrightError(f"{path}: {error.strerror}; wanted a directory written by kernel.save") from None
     except UnicodeDecodeError:
         raise TilewrightError(f"{path}: not UTF-8 text; save the kernel again") from None
 

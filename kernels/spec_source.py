@@ -96,9 +96,7 @@ def _blaming(place: str) -> Iterator[None]:
 
 def _suggest(module: ModuleType, name: str) -> str:
     known = [
-        n
-        for n, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
+        n for n, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__
     ]
     close = difflib.get_close_matches(name, known, n=1)
     if close:

@@ -75,9 +75,7 @@ def check_fits(spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> None:
     wanted = {"D": spec.head_dim, "Dv": spec.value_dim}
     for dim, size in wanted.items():
         if sizes[dim] != size:
-            raise ShapeError(
-                f"{'q' if dim == 'D' else 'v'}: {dim}={sizes[dim]}; this kernel was made for {dim}={size}"
-            )
+            raise ShapeError(f"{'q' if dim == 'D' else 'v'}: {dim}={sizes[dim]}; this kernel was made for {dim}={size}")
     if sizes["Hq"] != spec.group * sizes["Hkv"]:
         raise ShapeError(
             f"q: Hq={sizes['Hq']}, k: Hkv={sizes['Hkv']}; this kernel was made for Hq = {spec.group} x Hkv"

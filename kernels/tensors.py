@@ -24,9 +24,7 @@ Example = Sequence[torch.Tensor] | None
 LARGE_LOGIT = 1e4
 
 
-def case_tensors(
-    spec: AttentionSpec, case: Case, example: Example, own_sizes: Mapping[str, int]
-) -> CaseTensors:
+def case_tensors(spec: AttentionSpec, case: Case, example: Example, own_sizes: Mapping[str, int]) -> CaseTensors:
     """q, k, v and the captured tensors of a case, on the CPU; the same case gives the same values.
 
     own_sizes: sizes that only captured tensors have (a table's length), from the example.
@@ -40,9 +38,7 @@ def case_tensors(
         values = None if example is None or position < 3 else example[position]
         tensors.append(_draw(tensor, shape, values, generator))
     CONTENTS[case.content](tensors, spec)
-    return [
-        LAYOUTS[case.layout](tensor) if position < 3 else tensor for position, tensor in enumerate(tensors)
-    ]
+    return [LAYOUTS[case.layout](tensor) if position < 3 else tensor for position, tensor in enumerate(tensors)]
 
 
 def _draw(

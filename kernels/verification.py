@@ -92,9 +92,7 @@ class _Checker:
                 warnings.simplefilter("ignore")
                 expected = expect(subject.function, subject.spec, tensors)
         except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-            return [
-                CaseResult(case.name, skipped=True, note=f"the function itself fails: {_first_line(error)}")
-            ]
+            return [CaseResult(case.name, skipped=True, note=f"the function itself fails: {_first_line(error)}")]
         try:
             sizes = {**self.fixed, **bind_sizes(subject.spec.tensors, tensors)}
             got = self.run(tensors, sizes)
