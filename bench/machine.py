@@ -16,6 +16,8 @@ __all__ = ["BUSY_LOAD", "busy_warning", "describe_machine", "revision"]
 
 BUSY_LOAD = 0.5  # one-minute load average above which a measurement is doubtful
 TOLD_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16")
+# What the user may have told torch or the OpenMP runtime to do without, or with fewer of.
+TOLD_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -31,6 +33,7 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    told |= {name: os.environ[name] for name in TOLD_VARIABLES if name in os.environ}
     if torch.cuda.is_available():
         told |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "triton": _triton_version()}
     return told

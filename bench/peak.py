@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +26,7 @@ __all__ = ["Peak", "peaks_for"]
 
 HERE = Path(__file__).resolve().parent
 HEADERS = Path(cpp.__file__).resolve().parent / "include"
-SAMPLE_S = 0.005
-FIRST_STEPS = 1 << 16
+STEPS = {"peak_fma": 1 << 22, "peak_dot": 1 << 21, "peak_tile": 1 << 18}  # about ten milliseconds each
 PRODUCT_SIZE = 8192
 UNITS = {
     "f32": ("peak_fma",),
@@ -66,23 +64,12 @@ def _cpu(dtype: str) -> dict[str, Peak]:
 
 
 def _unit(symbol: str) -> Peak | None:
-    """A unit's peak with a sample long enough to be timed; None where this processor lacks the unit."""
+    """A unit's peak; None where this processor, or the flags the kernels are built with, lack the unit."""
     function = getattr(_library(), symbol)
     function.argtypes, function.restype = (ctypes.c_long,), ctypes.c_double
-    steps = FIRST_STEPS
-    while True:
-        flops, seconds = min((_timed(function, steps) for _ in range(3)), key=lambda pair: pair[1])
-        if not flops:
-            return None
-        if seconds >= SAMPLE_S:
-            return Peak(functools.partial(function, steps), flops)
-        steps *= 2
-
-
-def _timed(function: Callable[[int], float], steps: int) -> tuple[float, float]:
-    start = time.perf_counter()
-    flops = float(function(steps))
-    return flops, time.perf_counter() - start
+    run = functools.partial(function, STEPS[symbol])
+    flops = float(run())
+    return Peak(run, flops) if flops else None
 
 
 def _gpu(dtype: str) -> dict[str, Peak]:

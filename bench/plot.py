@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .rows import PEAK, VECTOR_PEAK, Row
 
 __all__ = ["Bar", "Chart", "Line", "Tick", "bars", "chart"]
 
-BAR_WIDTH = 260.0
+BAR_WIDTH = 250.0
+LABEL_HEIGHT = 15.0
+Key = tuple[str, str]  # implementation, variant
 LEFT, TOP, WIDTH, HEIGHT = 64.0, 12.0, 520.0, 300.0
 
 
@@ -33,11 +35,12 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One implementation on one variant over growing lengths."""
+    """One implementation on one variant over growing lengths; label_y keeps its name clear of the others'."""
 
     name: str
     impl: str
     points: tuple[tuple[float, float], ...]
+    label_y: float
 
     @property
     def path(self) -> str:
@@ -76,7 +79,7 @@ def _label(row: Row) -> str:
 
 def chart(rows: Iterable[Row]) -> Chart | None:
     """Median time over N, a line per implementation and variant; None where there are not two lengths."""
-    series: dict[tuple[str, str], dict[int, float]] = {}
+    series: dict[Key, dict[int, float]] = {}
     for row in rows:
         if row.median_ms and row.shape and row.impl not in (PEAK, VECTOR_PEAK):
             series.setdefault((row.impl, row.case.rpartition("-")[2]), {})[row.shape[4]] = row.median_ms
@@ -93,10 +96,18 @@ def chart(rows: Iterable[Row]) -> Chart | None:
     def y(ms: float) -> float:
         return TOP + HEIGHT * (high - math.log10(ms)) / (high - low)
 
-    lines = tuple(
-        Line(f"{impl}, {variant}", impl, tuple((x(n), y(ms)) for n, ms in sorted(points.items())))
-        for (impl, variant), points in series.items()
-    )
+    drawn = {key: tuple((x(n), y(ms)) for n, ms in sorted(points.items())) for key, points in series.items()}
+    labels = _spread({key: points[-1][1] for key, points in drawn.items()})
+    lines = tuple(Line(", ".join(key), key[0], points, labels[key]) for key, points in drawn.items())
     x_ticks = tuple(Tick(x(n), str(n)) for n in lengths)
     y_ticks = tuple(Tick(y(10.0**power), f"{10.0**power:g} ms") for power in range(low, high + 1))
     return Chart(lines, x_ticks, y_ticks)
+
+
+def _spread(heights: Mapping[Key, float]) -> dict[Key, float]:
+    """Heights moved down where two would be less than a label apart."""
+    placed: dict[Key, float] = {}
+    lowest = -math.inf
+    for key, height in sorted(heights.items(), key=lambda item: item[1]):
+        lowest = placed[key] = max(height, lowest + LABEL_HEIGHT)
+    return placed

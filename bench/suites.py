@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from .overhead import overhead
 from .report import write_report
 from .rows import Row, write_rows
 from .startup import startup
-from .timing import CudaTimer, WallTimer
+from .timing import CudaTimer, Rounds, WallTimer
 
 __all__ = ["SUITES", "BenchError", "new_session", "run_bench"]
 
@@ -28,6 +29,7 @@ SUITES: dict[str, Callable[[Session], list[Row]]] = {
     "overhead": overhead,
     "startup": startup,
 }
+GPU_BUDGET_S = 1.0  # a case; GPUs are quick and steady, and often borrowed
 
 
 class BenchError(TilewrightError):
@@ -71,5 +73,7 @@ def new_session(target: str, suites: Sequence[str]) -> Session:
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     command = shlex.join(["tilewright", "bench", *suites, "--target", target])
-    timer = CudaTimer() if DEVICES[target].type == "cuda" else WallTimer()
-    return Session(target, timer, machine=machine, command=command, revision=revision())
+    origin: dict[str, Any] = {"machine": machine, "command": command, "revision": revision()}
+    if DEVICES[target].type == "cuda":
+        return Session(target, CudaTimer(), Rounds(budget_s=GPU_BUDGET_S), **origin)
+    return Session(target, WallTimer(), **origin)

@@ -30,22 +30,26 @@ def print_summary(rows: Sequence[Row], console: Console | None = None) -> None:
 
 def _rows(rows: Sequence[Row]) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1))
-    table.add_column("case", no_wrap=True)
-    table.add_column("impl", no_wrap=True)
-    for name in ("median ms", "GFLOP/s", "of peak", ""):
-        table.add_column(name, justify="right" if name else "left")
-    for row in rows:
-        numbers = (_number(row.median_ms, "{:.3f}"), _number(row.gflops, "{:.0f}"))
-        share = _number(row.fraction_of_peak, "{:.0%}")
-        extra = ", ".join(f"{name} {row.extra[name]:.3g}" for name in SHOWN if name in row.extra)
-        table.add_row(row.case, row.impl, *numbers, share, extra)
+    for name in ("case", "median ms", "GFLOP/s", "of peak", ""):
+        table.add_column(name, justify="left" if name in ("case", "") else "right", no_wrap=name != "")
+    for suite, case in dict.fromkeys((row.suite, row.case) for row in rows):
+        table.add_row(f"[bold]{case}[/bold]")
+        for row in rows:
+            if (row.suite, row.case) == (suite, case):
+                table.add_row(*_cells(row))
     return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    numbers = (_number(row.median_ms, "{:.3f}"), _number(row.gflops, "{:.0f}"))
+    extra = ", ".join(f"{name} {row.extra[name]:.3g}" for name in SHOWN if name in row.extra)
+    return (f"  {row.impl}", *numbers, _number(row.fraction_of_peak, "{:.0%}"), extra)
 
 
 def _goals(rows: Sequence[Row]) -> Table:
     table = Table(title="Goals", box=box.SIMPLE, padding=(0, 1))
     for name in ("goal", "wanted", "measured", ""):
-        table.add_column(name, justify="right" if name in ("wanted", "measured") else "left")
+        table.add_column(name, justify="right" if name in ("wanted", "measured") else "left", no_wrap=True)
     for verdict in verdicts(rows):
         goal = verdict.goal
         wanted = f"{'>=' if goal.is_floor else '<='} {goal.wanted:.3g} {goal.unit}"

@@ -116,18 +116,18 @@ def _forward_goals() -> Iterator[Goal]:
             yield Goal(f"{case} against SDPA", "x", wanted, True, _speedup(case, "sdpa"))
     for dtype, wanted in PEAK_GOALS.items():
         case = str(case_of("full", dtype, SIZE, 128))
-        yield Goal(f"{case} of the vector units' peak", "", wanted, True, _share_of_vector_peak(case))
+        yield Goal(f"{case} of vector peak", "", wanted, True, _share_of_vector_peak(case))
     for dtype, wanted in FLEX_GOALS.items():
         for variant in ("window", "softcap", "alibi", "documents"):
             case = str(case_of(variant, dtype, SIZE, 64))
-            yield Goal(f"{case} against FlexAttention", "x", wanted, True, _speedup(case, "flex"))
+            yield Goal(f"{case} against flex", "x", wanted, True, _speedup(case, "flex"))
 
 
 def _long_goals() -> Iterator[Goal]:
     for variant, wanted in EXPONENT_GOALS.items():
         case = str(long_case(variant, "f32", LENGTHS[-1]))
         yield Goal(f"{variant}: exponent of N", "", wanted, False, _exponent(variant, "f32"))
-        yield Goal(f"{case} additional memory", "MB", RESIDENT_GOAL_MB, False, _extra("memory", case, "resident_mb"))
+        yield Goal(f"{case} memory", "MB", RESIDENT_GOAL_MB, False, _extra("memory", case, "resident_mb"))
 
 
 def _extra(suite: str, case: str, name: str) -> Measure:

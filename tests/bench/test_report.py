@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tilewright.bench.plot import BAR_WIDTH, bars, chart
+from tilewright.bench.plot import BAR_WIDTH, LABEL_HEIGHT, bars, chart
 from tilewright.bench.report import render, write_report
 from tilewright.bench.rows import PEAK, Row
 from tilewright.bench.summary import print_summary
@@ -86,6 +87,8 @@ def test_lines_are_straight_on_logarithmic_axes(timed_row) -> None:
     assert y1 - y0 == pytest.approx(y2 - y1)
     assert drawn.left == x0 < x2 == drawn.right
     assert drawn.top <= y2 < y0 <= drawn.bottom
+    labels = sorted(line.label_y for line in drawn.lines)
+    assert min(b - a for a, b in itertools.pairwise(labels)) >= LABEL_HEIGHT
     assert [tick.label for tick in drawn.x_ticks] == ["4096", "8192", "16384"]
 
 
@@ -102,7 +105,7 @@ def test_the_summary_tells_rows_errors_and_goals(timed_row, capsys) -> None:
     ]
     print_summary(rows, Console(width=160))
     printed = capsys.readouterr().out
-    assert re.search(r"tilewright +10\.000 +300 +75%", printed)
+    assert re.search(r"  tilewright +10\.000 +300 +75%", printed)
     assert re.search(r"flex +- +- +-", printed)
     assert "flex: not timed: wrong result: [odd]" in printed
     assert re.search(r"against SDPA +>= 1\.35 x +1\.2 x +not yet", printed)
