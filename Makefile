@@ -27,7 +27,7 @@ slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 gpu: $(STAMP)
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m tilewright.bench.gpu
 
 bench: $(STAMP)
 	@mkdir -p out
