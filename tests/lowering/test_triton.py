@@ -1,0 +1,256 @@
+"""The triton target's meaning: generated sources in Triton's interpreter against the fp64 formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from tilewright.ir.parser import parse_program, parse_spec
+from tilewright.ir.program import Program
+from tilewright.ir.spec import AttentionSpec
+from tilewright.ir.transfer import Orchestration, transfer
+from tilewright.kernels.dtypes import as_array, to_torch
+from tilewright.kernels.oracle import distance, expect
+from tilewright.kernels.references import reference_program
+from tilewright.lowering.triton.interpreter import interpret
+
+TEXT = """\
+@attention(D={d}, Dv={dv}, group={group})
+def variant(q: {t}[B, Hq, M, D], k: {t}[B, Hkv, N, D], v: {t}[B, Hkv, N, Dv]{captured}):
+    def score(s: float, b: int, h: int, i: int, j: int):
+        return {score}
+
+    def keep(b: int, h: int, i: int, j: int):
+        return {keep}
+
+{weight}    return {normaliser}
+"""
+SMALL = Orchestration((("m", 32), ("n", 16)))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One spec: expressions as text, captured tensors as parameters of the spec."""
+
+    score: str = "s * 0.2"
+    keep: str = "True"
+    captured: str = ""
+    normaliser: str = "softmax()"
+    weight: str = ""
+
+    def spec(self, d: int = 40, dv: int = 32, group: int = 2, dtype: str = "f32") -> AttentionSpec:
+        weight = ""
+        if self.weight:
+            weight = f"    def weight(s: float, b: int, h: int, i: int, j: int):\n        return {self.weight}\n\n"
+        captured = f", {self.captured}" if self.captured else ""
+        return parse_spec(
+            TEXT.format(d=d, dv=dv, group=group, t=dtype, captured=captured, score=self.score, keep=self.keep,
+                        weight=weight, normaliser=self.normaliser)
+        )  # fmt: skip
+
+
+VARIANTS = {
+    "full": Variant(),
+    "causal": Variant(keep="j <= i"),
+    "causal-bottom-right": Variant(keep="j <= i + N - M"),
+    "window": Variant(keep="(j <= i) & (i - j < 20)"),
+    "softcap": Variant(score="20.0 * tanh(s * 0.05)", keep="j <= i"),
+    "alibi": Variant(score="s * 0.2 - slopes[h] * f32(i - j)", keep="j <= i", captured="slopes: f32[Hq]"),
+    "alibi-by-formula": Variant(score="s * 0.2 - exp2(0.0 - 8.0 * f32(h + 1) / f32(Hq)) * f32(abs(i - j))"),
+    "bias": Variant(score="s * 0.2 + bias[h, i, j]", captured="bias: f32[Hq, M, N]"),
+    "bias-bf16": Variant(score="s * 0.2 + bias[0, i, j]", captured="bias: bf16[1, M, N]"),
+    "relative-table": Variant(score="s * 0.2 + table[min(max(i - j, 0 - 8), 8) + 8, h]", captured="table: f32[17, Hq]"),
+    "buckets": Variant(score="s * 0.2 + table[(i - j) // 16 + 4]", captured="table: f32[9]"),
+    "documents": Variant(keep="(doc[b, i] == doc[b, j]) & (j <= i)", captured="doc: i32[B, N]"),
+    "captured-mask": Variant(keep="mask[b, 0, i, j]", captured="mask: bool[B, 1, M, N]"),
+    "padding": Variant(keep="j < lengths[b]", captured="lengths: i64[B]"),
+    "prefix": Variant(keep="(j <= i) | (j < prefix[b])", captured="prefix: i32[B]"),
+    "dilated": Variant(keep="(j <= i) & ((i - j) % 3 == 0)"),
+    "sink": Variant(normaliser="softmax(sink=sinks[h])", keep="j <= i", captured="sinks: f32[Hq]"),
+    "sigmoid": Variant(normaliser="elementwise()", weight="sigmoid(s - log(f32(N)))", keep="j <= i"),
+    "relu2": Variant(normaliser="elementwise()", weight="max(s, 0.0) * max(s, 0.0) / f32(N)"),
+    "powers": Variant(normaliser="elementwise()", weight="pow(abs(s), 1.5) * erf(s) + pow(s, 3.0)"),
+    "row-sum": Variant(normaliser="row_sum(epsilon=0.001)", weight="exp(s)"),
+    "nothing-kept": Variant(keep="(j <= i) & (i % 2 == 0)"),
+}
+
+
+def captured(name: str, shape: list[int], dtype: torch.dtype, columns: int) -> torch.Tensor:
+    if name == "doc":
+        return (torch.arange(shape[-1]) // 19).expand(shape).to(dtype).contiguous()
+    if dtype is torch.bool:
+        return torch.rand(shape) < 0.6
+    if not dtype.is_floating_point:
+        return torch.randint(1, columns + 1, shape, dtype=dtype)
+    return torch.randn(shape).to(dtype)
+
+
+def arguments(
+    spec: AttentionSpec, batch: int = 1, heads: int = 4, rows: int = 37, columns: int = 53
+) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    rows = columns if "doc" in {tensor.name for tensor in spec.captured} else rows
+    sizes = {"B": batch, "Hq": heads, "Hkv": heads // spec.group, "M": rows, "N": columns}
+    sizes |= {"D": spec.head_dim, "Dv": spec.value_dim}
+    tensors = []
+    for t in spec.tensors:
+        shape = [d if isinstance(d, int) else sizes[d] for d in t.dims]
+        drawn = torch.randn(shape).to(to_torch(t.dtype))
+        tensors.append(drawn if t.name in "qkv" else captured(t.name, shape, drawn.dtype, columns))
+    return tensors
+
+
+def program_of(spec: AttentionSpec, how: Orchestration = SMALL) -> Program:
+    return parse_program(str(transfer(reference_program(), spec, how)))
+
+
+def check(spec: AttentionSpec, tensors: list[torch.Tensor], program: Program | None = None) -> None:
+    """The interpreted source within the budget of the low-precision reference, output and lse."""
+    outputs = interpret(program or program_of(spec), tensors)
+    expected = expect(None, spec, tensors)
+    assert distance(as_array(outputs[0]), expected.o.exact) <= expected.o.budget
+    if len(outputs) > 1:
+        assert distance(as_array(outputs[1]), expected.lse.exact) <= expected.lse.budget
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_computes_its_formula(name: str) -> None:
+    spec = VARIANTS[name].spec()
+    check(spec, arguments(spec, batch=2 if "[b" in VARIANTS[name].keep else 1))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+@pytest.mark.parametrize("name", ["causal", "softcap", "documents", "sink", "relu2"])
+def test_low_precision(name: str, dtype: str) -> None:
+    spec = VARIANTS[name].spec(dtype=dtype)
+    check(spec, arguments(spec))
+
+
+@pytest.mark.parametrize(("d", "dv"), [(8, 8), (80, 96), (96, 17), (128, 64)])
+def test_head_sizes_that_are_no_powers_of_two(d: int, dv: int) -> None:
+    spec = VARIANTS["causal"].spec(d=d, dv=dv)
+    check(spec, arguments(spec, heads=2, rows=33, columns=40))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 64), (17, 16), (32, 15), (33, 31), (64, 1)])
+@pytest.mark.parametrize("name", ["full", "causal"])
+def test_tails(name: str, rows: int, columns: int) -> None:
+    spec = VARIANTS[name].spec(d=16, dv=16, group=1)
+    check(spec, arguments(spec, heads=1, rows=rows, columns=columns))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (5, 0)])
+def test_empty_sequences_are_defined(rows: int, columns: int) -> None:
+    spec = VARIANTS["documents" if rows == columns else "causal"].spec(d=16, dv=16, group=1)
+    o, lse = interpret(program_of(spec), arguments(spec, heads=2, rows=rows, columns=columns))
+    assert o.shape == (1, 2, rows, 16)
+    assert torch.equal(o, torch.zeros_like(o))
+    assert torch.equal(lse, torch.full_like(lse, -torch.inf))
+
+
+LAYOUTS = {
+    "heads-inside": lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
+    "every-other-row": lambda t: torch.stack([t, torch.full_like(t, torch.nan)], 3).flatten(2, 3)[:, :, ::2],
+    "inside-more": lambda t: torch.nn.functional.pad(t, (3, 5, 2, 2), value=torch.nan)[:, :, 2:-2, 3:-5],
+    "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+    "one-batch-twice": lambda t: t[:1].expand_as(t),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_strides(layout: str) -> None:
+    spec = VARIANTS["causal"].spec(d=40, dv=16)
+    tensors = [LAYOUTS[layout](tensor) for tensor in arguments(spec, batch=2)]
+    assert not tensors[0].is_contiguous()
+    check(spec, tensors)
+
+
+@pytest.mark.parametrize("value", [1e4, -1e4, torch.inf, -torch.inf, torch.nan])
+def test_extreme_logits(value: float) -> None:
+    spec = VARIANTS["bias"].spec(d=16, dv=16, group=1)
+    q, k, v, bias = arguments(spec, heads=1)
+    bias[0, 3, 5], bias[0, 20, :] = value, value
+    check(spec, [q, k, v, bias])
+
+
+EDITS = {
+    "one-sweep": [('part="full"', 'part="any"'), ("x = score(s, b, h, i, j) * 1.4426950408889634",
+                   "x = where(keep(b, h, i, j) & (j < N), score(s, b, h, i, j) * 1.4426950408889634, -inf)")],
+    "descending": [('part="full"', 'part="full", order="descending"'), ('part="partial"', 'part="partial", order="descending"')],
+    "grid-order": [('order="longest_first"', 'order="descending"')],
+    "launch": [('order="longest_first"', 'order="longest_first", warps=8'), ('part="full"', 'part="full", stages=2')],
+    "other-tiles": [("tiles(M, 32)", "tiles(M, 16)"), ("tiles(N, 16", "tiles(N, 64")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("name", ["window", "documents"])
+def test_edits_that_keep_the_meaning(name: str, edit: str) -> None:
+    spec = VARIANTS[name].spec(d=16, dv=16, group=1)
+    text = str(program_of(spec))
+    for old, new in EDITS[edit]:
+        assert old in text
+        text = text.replace(old, new)
+    if edit == "one-sweep":  # the second loop would visit the rest again
+        first, _, second = text.partition('        for n in tiles(N, 16, where=keep(b, h, m, n), part="partial"):\n')
+        text = first + second[second.index("        share = ") :]
+    check(spec, arguments(spec, heads=2), parse_program(text))
+
+
+BREAKS = [
+    ("into=acc * rescale", "into=acc"),
+    ("return j <= i", "return j < i"),
+    ("mass * rescale + total", "mass + total"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), BREAKS)
+def test_a_broken_edit_changes_the_kernel(old: str, new: str) -> None:
+    """The kernel comes from the text alone: what is wrong in the text is wrong in the kernel."""
+    spec = VARIANTS["causal"].spec(d=16, dv=16)
+    text = str(program_of(spec))
+    assert old in text
+    tensors = arguments(spec)
+    o, _ = interpret(parse_program(text.replace(old, new)), tensors)
+    assert distance(as_array(o), expect(None, spec, tensors).o.exact) > 0.01
+
+
+SUMS = """\
+@program(C=24)
+def sums(
+    x: f32[R, C],
+    weight: i16[R],
+    total: out(f32[R]),
+    double: out(f32[R, C]),
+):
+    def scaled(s: float, r: int):
+        return s * 2.0
+
+    scratch = alloc(f32[R, C])
+    for r in grid(tiles(R, 16)):
+        row = index(r)
+        rows = load(x[r, :])
+        store(scratch[r, :], scaled(rows, row))
+    for t in grid(1):
+        for step in range(0, (R + 15) // 16):
+            if step < (R + 15) // 16:
+                r2 = tile(R, 16, step)
+                part = load(scratch[r2, :])
+                most = reduce_max(part, axis=C)
+                least = reduce_sum(part, axis=C)
+                store(total[r2], f32(weight[index(r2)]) * (most + least))
+                store(double[r2, :], part)
+"""
+
+
+def test_other_statements() -> None:
+    """Two grids over a scratch buffer, range, if, tile, reductions over a padded axis, element loads, narrow integers."""
+    x = -torch.rand(37, 24) - 1.0
+    weight = torch.randint(1, 9, (37,), dtype=torch.int16)
+    total, double = interpret(parse_program(SUMS), [x, weight])
+    assert torch.equal(double, 2 * x)
+    exact = weight.double() * (double.double().amax(1) + double.double().sum(1))
+    np.testing.assert_allclose(total.numpy(), exact.numpy(), rtol=1e-5)
