@@ -47,6 +47,10 @@ template <int T> void tile_zero() { asm volatile("tilezero %%tmm%c0" : : "i"(T))
 template <int T> void tile_load(const void* p, long stride_bytes) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride_bytes), "i"(T) : "memory");
 }
+// A load of data that is used once: leaves the first-level cache to what is used again.
+template <int T> void tile_stream(const void* p, long stride_bytes) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride_bytes), "i"(T) : "memory");
+}
 template <int T> void tile_store(void* p, long stride_bytes) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride_bytes), "i"(T) : "memory");
 }

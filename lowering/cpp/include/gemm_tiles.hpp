@@ -24,12 +24,12 @@ inline void tile_block(const bf16* a, const bf16* b, int columns, float* c, int 
     };
     TW_UNROLL for (int k = 0; k < K; k += 32) {
         const bf16* pairs = b + k * columns;
-        tile_load<6>(pairs, right);
+        tile_stream<6>(pairs, right);
         tile_load<4>(a + k, left);
         if (k == 0) begin(Tile<0>());
         tile_dot<0, 4, 6>();
         if constexpr (COLS == 2) {
-            tile_load<7>(pairs + 32, right);
+            tile_stream<7>(pairs + 32, right);
             if (k == 0) begin(Tile<1>());
             tile_dot<1, 4, 7>();
         }
