@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -64,12 +65,14 @@ def _machines(before: Sequence[Row], after: Sequence[Row]) -> str | None:
 
 
 def _table(found: Sequence[Change]) -> Table:
-    table = Table("suite", "case", "impl", "before ms", "after ms", "speed-up", "")
+    table = Table(title="median ms", box=box.SIMPLE, padding=0, pad_edge=False)
+    for name in ("case", "impl", "before", "after", "faster", ""):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("before", "after", "faster") else "left")
     for change in found:
         row = change.after
-        told = "" if change.is_clear else "within noise"
+        told = "" if change.is_clear else "overlap"
         times = (f"{change.before_ms:.3f}", f"{change.after_ms:.3f}", f"{change.speedup:.2f}x")
-        table.add_row(row.suite, row.case, row.impl, *times, told)
+        table.add_row(row.case, row.impl, *times, told)
     return table
 
 

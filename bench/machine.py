@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..lowering.toolchain import supported_isas
+from ..lowering.toolchain import cpu_isa
 
 __all__ = ["BUSY_LOAD", "busy_warning", "describe_machine", "revision"]
 
@@ -27,7 +27,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "isa": supported_isas()[0],
+        "isa": cpu_isa(),
         "flags": [flag for flag in TOLD_FLAGS if flag in flags],
         "load": load(),
         "python": platform.python_version(),
