@@ -62,9 +62,9 @@ class KernelWriter:
         self.lines += ["    " * self.depth + text for text in texts]
 
     @contextmanager
-    def block(self, header: str) -> Iterator[None]:
+    def block(self, *header: str) -> Iterator[None]:
         """A block; what is bound or loaded inside is forgotten after it."""
-        self.line(header)
+        self.line(*header)
         saved = dict(self._elements), dict(self._indices), dict(self._tiles_of), dict(self._starts), dict(self.plans)
         self.depth += 1
         first = len(self.lines)

@@ -13,7 +13,7 @@ from ...ir.program import Alloc, Param, TileLoop, Tiles, statements
 from .context import Context
 from .expressions import folded
 from .kernel import Kernel
-from .memory import wrapped
+from .layout import wrapped
 
 TORCH_TYPES = {
     DType.F64: "torch.float64", DType.F32: "torch.float32", DType.BF16: "torch.bfloat16", DType.F16: "torch.float16",

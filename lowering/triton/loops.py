@@ -11,6 +11,7 @@ from ...ir.printer import Path
 from ...ir.program import TileLoop, statements
 from .bound import bound_names
 from .expressions import folded
+from .layout import statement_lines
 
 if TYPE_CHECKING:
     from .kernel import KernelWriter
@@ -79,7 +80,7 @@ def _bounds(writer: KernelWriter, s: TileLoop, found: LoopPlan, row: str | None,
         if value.op not in (Op.CONST, Op.VAR):
             text = writer.text(value, (), path)
             fresh = writer.context.names.fresh(name)
-            writer.line(f"{fresh} = {text}")
+            writer.line(*statement_lines(f"{fresh} = ", text))
             value = var(fresh)
         values[name] = value
     writer.plans[key] = values
@@ -136,11 +137,13 @@ def _write_number(
 ) -> None:
     """The tile number from the step: descending, and past the skipped tiles."""
     start, stop, skip = steps
-    value = var(counter) if s.order == "ascending" else folded(start + stop - 1 - var(counter), {})
+    step = var(counter) if s.order == "ascending" else folded(start + stop - 1 - var(counter), {})
+    if skip is not None and step.op is not Op.VAR:
+        writer.line(f"{writer.context.names(counter)} = {writer.text(step, (), path)}")
+        step = var(counter)
     if skip is not None:
-        writer.line(f"{writer.context.names(s.name)} = {writer.text(value, (), path)}")
-        value = var(s.name) + select(apply(Op.LT, var(s.name), skip[0]), 0, skip[1])
-    writer.line(f"{writer.context.names(s.name)} = {writer.text(value, (), path)}")
+        step = step + select(apply(Op.LT, step, skip[0]), 0, skip[1])
+    writer.line(f"{writer.context.names(s.name)} = {writer.text(step, (), path)}")
 
 
 def _write_body(writer: KernelWriter, s: TileLoop, rest: Expr, path: Path) -> None:
@@ -153,6 +156,6 @@ def _write_body(writer: KernelWriter, s: TileLoop, rest: Expr, path: Path) -> No
     last = first + (s.tiles.tile - 1) if is_whole else apply(Op.MIN, first + s.tiles.tile, s.tiles.extent) - 1
     own = {f"{s.name}_lo": first, f"{s.name}_hi": last, f"{s.name}_tile": var(s.name)}
     condition = writer.text(substitute(rest, own), (), path)
-    with writer.block(f"if {condition}:"):
+    with writer.block(*statement_lines("if ", condition, ":")):
         writer.bind_tile(s.name, is_whole, s.body)
         writer.body(s.body, path)

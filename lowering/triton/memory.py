@@ -7,20 +7,18 @@ two are masked out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...ir.expr import Expr, Op
-from ...ir.printer import ATOM, COMPARE, TERM, Path
+from ...ir.printer import ATOM, TERM, Path
 from ...ir.program import All, Ref, TileAxis
 from .context import padded_size
 from .expressions import widening
+from .layout import call_lines
 
 if TYPE_CHECKING:
     from .kernel import KernelWriter
-
-MAX_WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +28,6 @@ class Place:
     terms: tuple[str, ...]
     conditions: tuple[str, ...]
     axes: tuple[str, ...]
-
-    def pointer(self) -> str:
-        """The terms' sum."""
-        return " + ".join(self.terms)
 
 
 def tile_place(writer: KernelWriter, ref: Ref, path: Path) -> Place:
@@ -80,28 +74,38 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
     strides = writer.use_tensor(tensor)
     terms = [writer.context.names(tensor)]
     conditions: list[str] = []
-    for index, dim, stride in zip(node.args, writer.shapes.dims(tensor), strides, strict=True):
+    for position, (index, dim) in enumerate(zip(node.args, writer.shapes.dims(tensor), strict=True)):
         own = writer.expressions.axes(index)
         if not own:
-            terms += scalar_offset(writer, index, stride, path)
+            terms += scalar_offset(writer, index, strides[position], path)
             continue
-        order = tuple(axis for axis in axes if axis in own)
+        text = _index_text(writer, node, position, tuple(axis for axis in axes if axis in own))
         wide = widening(axes, own)
-        terms.append(f"{widened(f'{writer.expressions.text(index, order, ATOM)}.to(tl.int64)', wide)} * {stride}")
-        conditions += [widened(text, wide) for text in _element_conditions(writer, index, order, dim)]
+        terms.append(f"{widened(f'{text}.to(tl.int64)', wide)} * {strides[position]}")
+        conditions += [widened(found, wide) for found in _element_conditions(writer, index, text, dim)]
     return Place(tuple(terms), tuple(conditions), axes)
 
 
-def _element_conditions(writer: KernelWriter, index: Expr, order: tuple[str, ...], dim: str) -> list[str]:
+def _index_text(writer: KernelWriter, node: Expr, position: int, order: tuple[str, ...]) -> str:
+    """An index as a name: its own, or one for a line written here."""
+    index = node.args[position]
+    text = writer.expressions.text(index, order, ATOM)
+    if index.op in (Op.VAR, Op.INDEX):
+        return text
+    name = writer.given(("index", node, position), f"{writer.context.names(str(node.attr))}_at_{position}")
+    writer.line(f"{name} = {writer.expressions.text(index, order)}")
+    return name
+
+
+def _element_conditions(writer: KernelWriter, index: Expr, text: str, dim: str) -> list[str]:
     tile = writer.tile_of(index)
-    text = writer.expressions.text(index, order, COMPARE + 1)
     if tile is not None:
         return [f"{text} < {writer.use_size(dim)}"] if writer.is_ragged(tile, dim) else []
     return [f"{text} >= 0", f"{text} < {writer.use_size(dim)}"]
 
 
 def widened(text: str, wide: str) -> str:
-    if wide == ":":
+    if "None" not in wide:
         return text
     is_atom = all(char.isalnum() or char in "_." for char in text.removesuffix(".to(tl.int64)"))
     return f"{text}[{wide}]" if is_atom else f"({text})[{wide}]"
@@ -109,56 +113,21 @@ def widened(text: str, wide: str) -> str:
 
 def load_lines(name: str, place: Place) -> list[str]:
     """`name = tl.load(…)`."""
-    return _call_lines(f"{name} = tl.load(", place, (), "other=0")
+    return call_lines(f"{name} = tl.load", place.terms, (*_mask(place), *(["other=0"] if place.conditions else [])))
 
 
 def store_lines(place: Place, value: str) -> list[str]:
     """`tl.store(…)`."""
-    return _call_lines("tl.store(", place, (value,))
+    return call_lines("tl.store", place.terms, (value, *_mask(place)))
 
 
 def atomic_add_lines(place: Place, value: str) -> list[str]:
     """`tl.atomic_add(…)`."""
-    return _call_lines("tl.atomic_add(", place, (value,))
+    return call_lines("tl.atomic_add", place.terms, (value, *_mask(place)))
 
 
-def _call_lines(head: str, place: Place, values: Sequence[str], when_masked: str | None = None) -> list[str]:
-    arguments = list(values)
-    if place.conditions:
-        arguments.append(f"mask={_all(place.conditions)}")
-        if when_masked:
-            arguments.append(when_masked)
-    single = f"{head}{', '.join([place.pointer(), *arguments])})"
-    if len(single) <= MAX_WIDTH:
-        return [single]
-    body = [*(f"    {line}" for line in pointer_lines(place)), *(f"    {argument}," for argument in arguments)]
-    return [head, *body, ")"]
-
-
-def _all(conditions: tuple[str, ...]) -> str:
-    if len(conditions) == 1:
-        return conditions[0]
-    return " & ".join(text if text.endswith("]") else f"({text})" for text in conditions)
-
-
-def pointer_lines(place: Place) -> list[str]:
-    """The pointer over as many lines as it needs, each beginning with `+`."""
-    lines = [place.terms[0]]
-    for term in place.terms[1:]:
-        if len(lines[-1]) + len(term) + 3 <= MAX_WIDTH - 12:
-            lines[-1] += f" + {term}"
-        else:
-            lines.append(f"+ {term}")
-    lines[-1] += ","
-    return lines
-
-
-def wrapped(items: list[str]) -> list[str]:
-    """Items with commas, over as many lines as they need."""
-    lines: list[str] = []
-    for item in items:
-        if lines and len(lines[-1]) + len(item) + 2 <= MAX_WIDTH - 4:
-            lines[-1] += f" {item},"
-        else:
-            lines.append(f"{item},")
-    return lines
+def _mask(place: Place) -> list[str]:
+    conditions = place.conditions
+    if len(conditions) < 2:
+        return [f"mask={text}" for text in conditions]
+    return ["mask=" + " & ".join(text if text.endswith("]") else f"({text})" for text in conditions)]

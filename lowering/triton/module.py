@@ -15,7 +15,7 @@ from .context import Context, new_context
 from .functions import FUNCTIONS
 from .kernel import Kernel, KernelWriter
 from .launcher import write_launcher
-from .memory import wrapped
+from .layout import wrapped
 from .tuning import ARCHES, configurations
 
 ALIGNED = 16  # Triton asks whether an integer argument is divisible by this

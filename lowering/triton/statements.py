@@ -36,6 +36,7 @@ from ...ir.shapes import TileType
 from .bound import bound_names
 from .context import padded_size
 from .expressions import TRITON_TYPES, widening
+from .layout import statement_lines
 from .loops import write_tile_loop
 from .memory import atomic_add_lines, load_lines, store_lines, tile_place
 
@@ -96,7 +97,7 @@ def _let(writer: KernelWriter, s: Let, path: Path) -> None:
             writer.wide.add(s.name)
         if not writer.expressions.is_nonnegative(ready):
             writer.expressions.may_be_negative.add(s.name)
-    writer.line(f"{writer.context.names(s.name)} = {text}")
+    writer.line(*statement_lines(f"{writer.context.names(s.name)} = ", text))
 
 
 def _gemm(writer: KernelWriter, s: Gemm, path: Path) -> None:
@@ -117,7 +118,7 @@ def _gemm(writer: KernelWriter, s: Gemm, path: Path) -> None:
     if DType.F32 in (left_type.dtype, right_type.dtype):
         arguments.append(f"input_precision={writer.context.precision()}")
     writer.forget({s.name})
-    writer.line(f"{writer.context.names(s.name)} = tl.dot({', '.join(arguments)})")
+    writer.line(*statement_lines(f"{writer.context.names(s.name)} = ", f"tl.dot({', '.join(arguments)})"))
 
 
 def _operand(writer: KernelWriter, operand: Operand, side: str, path: Path) -> str:
@@ -170,7 +171,7 @@ def _range_loop(writer: KernelWriter, s: RangeLoop, path: Path) -> None:
 
 def _if(writer: KernelWriter, s: If, path: Path) -> None:
     condition = writer.text(s.condition, (), path)
-    with writer.block(f"if {condition}:"):
+    with writer.block(*statement_lines("if ", condition, ":")):
         writer.body(s.body, path)
     writer.forget(bound_names(s.body))
 
