@@ -40,9 +40,10 @@ PURE = (Load, Fill, Let, Gemm, Reduce)
 def edit_body(body: tuple[Statement, ...], edit: Edit) -> tuple[Statement, ...]:
     """Rebuild a body, innermost blocks first; an edit may give one statement, several or none."""
     out: list[Statement] = []
-    for statement in body:
-        if isinstance(statement, Block):
-            statement = replace(statement, body=edit_body(statement.body, edit))
+    for original in body:
+        statement = original
+        if isinstance(original, Block):
+            statement = replace(original, body=edit_body(original.body, edit))
         edited = edit(statement)
         out.extend(edited if isinstance(edited, tuple) else (edited,))
     return tuple(out)

@@ -82,7 +82,7 @@ FLOATING = UNARY_FLOAT | {Op.DIV, Op.POW}
 COMPARISON = frozenset({Op.LT, Op.LE, Op.EQ, Op.NE})
 LOGIC = frozenset({Op.AND, Op.OR, Op.XOR, Op.NOT})
 
-Const = Union[int, float, bool]
+Const = int | float | bool
 ExprLike = Union["Expr", int, float, bool]
 
 

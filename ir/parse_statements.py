@@ -137,9 +137,9 @@ class StatementParser:
     def _text(self, node: ast.expr | None, default: str) -> str:
         if node is None:
             return default
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isprintable():
-            if len(node.value) <= 64 and '"' not in node.value and "\\" not in node.value:
-                return node.value
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and text.isprintable() and len(text) <= 64 and not {'"', "\\"} & set(text):
+            return text
         raise fail(node, "this value", "a short quoted word")
 
     def _ref(self, node: ast.expr) -> Ref:

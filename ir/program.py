@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Union
 
 from .dtypes import DType, Kind
 from .expr import Expr
@@ -38,7 +37,7 @@ class All:
     """In a reference: a whole dimension (`:`), an axis named after the tensor's size there."""
 
 
-Index = Union[Expr, TileAxis, All]
+Index = Expr | TileAxis | All
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Ref:
     indices: tuple[Index, ...]
 
 
-Operand = Union[str, Ref]
+Operand = str | Ref
 
 
 # Declarations
@@ -82,16 +81,16 @@ class Region:
     body: Expr
 
 
-# Statements: memory
+# Statements that touch memory
 
 
 @dataclass(frozen=True, slots=True)
 class Alloc:
     """A buffer. `space`: global (seen by all grids), shared (one per block) or register (one per role worker).
 
-    `layout` says how a target places the last two dimensions: "rows" (as written), "rows:T" (blocks of T rows, packed
-    for products along the rows), "columns:T" (blocks of T rows, packed for products along the columns, so transposed) or
-    "swizzle:B" (XOR swizzle over B bytes). It never changes meaning.
+    `layout` says how a target places the last two dimensions: "rows" (as written), "rows:T" (blocks of T rows,
+    packed for products along the rows), "columns:T" (blocks of T rows, packed for products along the columns, so
+    transposed) or "swizzle:B" (XOR swizzle over B bytes). It never changes meaning.
     """
 
     name: str
@@ -146,7 +145,7 @@ class ReduceAdd:
     after: Expr | None = None
 
 
-# Statements: arithmetic
+# Statements that compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,7 @@ class TileAt:
     number: Expr
 
 
-# Statements: order and synchronisation
+# Statements that order and synchronise
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +234,7 @@ class Sync:
     """All workers of the block meet."""
 
 
-# Statements: structure
+# Statements that hold others
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,10 +301,10 @@ class Role:
     worker: str | None = None
 
 
-Statement = Union[
-    Alloc, Barriers, Load, Store, Copy, ReduceAdd, Fill, Let, Gemm, Reduce, TileAt,
-    Commit, WaitGroup, Arrive, Wait, Sync, Grid, TileLoop, RangeLoop, If, Role,
-]  # fmt: skip
+Statement = (
+    Alloc | Barriers | Load | Store | Copy | ReduceAdd | Fill | Let | Gemm | Reduce | TileAt
+    | Commit | WaitGroup | Arrive | Wait | Sync | Grid | TileLoop | RangeLoop | If | Role
+)  # fmt: skip
 
 Block = (Grid, TileLoop, RangeLoop, If, Role)
 

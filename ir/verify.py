@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .dtypes import Kind
@@ -14,13 +14,14 @@ from .program import (
     Alloc,
     Barriers,
     Block,
+    Copy,
     Fill,
     Grid,
     Let,
     Load,
-    Param,
     Program,
     ReduceAdd,
+    Region,
     Role,
     Statement,
     Store,
@@ -64,7 +65,7 @@ def _placed(body: tuple[Statement, ...], path: Path) -> Iterator[tuple[Path, Sta
 
 def _outputs_written(context: Context) -> Iterator[Breach]:
     written = {s.target.name for _, s in context.placed if isinstance(s, (Store, ReduceAdd))}
-    written |= {ref.name for _, s in context.placed if type(s).__name__ == "Copy" for ref in references(s)}
+    written |= {ref.name for _, s in context.placed if isinstance(s, Copy) for ref in references(s)}
     for param in context.program.params:
         if param.is_output and param.name not in written:
             yield f"output {param.name!r} is never stored to", None
@@ -101,9 +102,9 @@ def _names_in(body: tuple[Statement, ...], path: Path, known: set[str]) -> Itera
             yield f"{name!r} is read before it is bound", here
         if isinstance(statement, Block):
             yield from _names_in(statement.body, here, known)
-        name = getattr(statement, "name", None)
-        if isinstance(name, str):
-            known.add(name)
+        bound = getattr(statement, "name", None)
+        if isinstance(bound, str):
+            known.add(bound)
 
 
 def _binds_before(statement: Statement) -> set[str]:
@@ -123,10 +124,10 @@ def _calls_fit(context: Context) -> Iterator[Breach]:
                     yield from ((reason, path) for reason in _call_breaches(node, regions))
 
 
-def _call_breaches(node: Expr, regions: dict[str, object]) -> Iterator[str]:
+def _call_breaches(node: Expr, regions: Mapping[str, Region]) -> Iterator[str]:
     region = regions.get(str(node.attr))
-    params = getattr(region, "params", None)
-    if params is None:
+    params = region.params if region else ()
+    if region is None:
         yield f"{node.attr!r} is not a region of this program"
     elif len(params) != len(node.args):
         yield f"{node.attr} takes {len(params)} arguments, {len(node.args)} are given"
@@ -204,5 +205,3 @@ RULES: dict[str, Callable[[Context], Iterator[Breach]]] = {
     "inputs-only-read": _inputs_only_read,
     "outputs-written": _outputs_written,
 }
-
-__all__ = ["RULES", "Param", "verify"]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..dtypes import DType, Kind
-from ..edit import edit_program, eliminate_dead, map_expressions, without_factor
+from ..edit import edit_program, eliminate_dead, expressions, map_expressions, without_factor
 from ..errors import ScheduleError
-from ..expr import Expr, Op, apply, call, cast, const, free_vars, select, transform, var, walk
+from ..expr import Expr, Op, apply, call, cast, const, select, transform, var, walk
 from ..program import (
     Fill,
     Gemm,
@@ -21,15 +21,13 @@ from ..program import (
     Load,
     Param,
     Program,
-    Ref,
     Region,
     RegionParam,
     Statement,
     Store,
-    TileLoop,
     statements,
 )
-from ..spec import SCORE_PARAMETERS, AttentionSpec, NormaliserKind, TensorSpec
+from ..spec import SCORE_PARAMETERS, AttentionSpec, NormaliserKind
 
 LOG2E = math.log2(math.e)
 ROLES = ("score", "keep")  # the regions that transfer replaces
@@ -57,7 +55,7 @@ def bind_tensors(program: Program, spec: AttentionSpec) -> Program:
     taken = names | {s.name for s in statements(program.body) if isinstance(s, (Let, Fill, Load, Gemm))}
     clash = sorted({tensor.name for tensor in spec.captured} & taken)
     if clash:
-        raise ScheduleError(f"transfer: captured {clash} would hide names of {program.name}; rename the captured tensors")
+        raise ScheduleError(f"transfer: captured {clash} would hide names of {program.name}; rename the captured")
     inputs = [replace(p, dtype=spec.dtype) for p in program.params if p.name in ("q", "k", "v")]
     outputs = [replace(p, dtype=spec.dtype) if p.name == "o" else p for p in program.params if p.is_output]
     captured = [Param(t.name, t.dtype, t.dims) for t in spec.captured]
@@ -165,7 +163,8 @@ def _set_share(statement: Statement, kind: NormaliserKind, epsilon: float) -> St
     mass = var("mass", Kind.FLOAT)
     if kind is NormaliserKind.ELEMENTWISE:
         return replace(statement, value=const(1.0))
-    divided = 1.0 / (mass + epsilon) if epsilon else select(apply(Op.EQ, mass, const(0.0)), 0.0, apply(Op.DIV, 1.0, mass))
+    is_empty = apply(Op.EQ, mass, const(0.0))
+    divided = 1.0 / (mass + epsilon) if epsilon else select(is_empty, 0.0, 1.0 / mass)
     return replace(statement, value=divided)
 
 
@@ -224,15 +223,9 @@ def round_weights(program: Program, spec: AttentionSpec) -> Program:
 def drop_dead(program: Program, spec: AttentionSpec) -> Program:
     """`eliminate_dead`, and regions that nothing calls."""
     program = eliminate_dead(program)
-    text = [e for s in statements(program.body) for e in _all_expressions(s)]
+    text = [e for s in statements(program.body) for e in expressions(s)]
     called = {str(e.attr) for expr in text for e in walk(expr) if e.op is Op.CALL}
     return replace(program, regions=tuple(r for r in program.regions if r.name in called))
-
-
-def _all_expressions(statement: Statement) -> list[Expr]:
-    from ..edit import expressions
-
-    return list(expressions(statement))
 
 
 PASSES: tuple[Callable[[Program, AttentionSpec], Program], ...] = (
@@ -245,5 +238,3 @@ PASSES: tuple[Callable[[Program, AttentionSpec], Program], ...] = (
     round_weights,
     drop_dead,
 )
-
-__all__ = ["PASSES", "Ref", "TensorSpec", "TileLoop", "free_vars", "transfer"]

@@ -30,7 +30,7 @@ from ...ir.program import (
 from .expressions import Lanes, Term, emit, identifier
 from .loops import LoopWriter, domain_of
 from .rows import Run, split_body
-from .storage import C_TYPE, LANES, is_packing, loads_by_name, round_up
+from .storage import C_TYPE, LANES, is_packing, round_up
 from .sweeps import Frame, RunWriter
 
 
@@ -105,7 +105,7 @@ class BodyWriter:
         """(Rows<…> of a two-dimensional reference, its valid rows, its valid columns)."""
         axes = self.frame.shapes.ref_axes(ref)
         if len(axes) != 2:
-            raise LoweringError(f"{ref.name}: the cpu target loads tiles of rows x columns, this one has axes {list(axes)}")
+            raise LoweringError(f"{ref.name}: the cpu target loads tiles of rows x columns, not of axes {list(axes)}")
         dtype = C_TYPE[self.frame.shapes.dtype(ref.name)]
         piece = f"Rows<const {dtype}>{{{self.at(ref)}, {self.stride(ref, axes[0])}, {self.stride(ref, axes[1])}}}"
         return piece, self.valid(axes[0]), self.valid(axes[1])
@@ -144,13 +144,13 @@ def _alias(w: BodyWriter, s: Load) -> None:
             f"{print_statement(s)}: memory packed by {layout.order} is only read by products along its {layout.order}"
         )
     if not isinstance(row, TileAxis) or w.frame.shapes.tiles[row.name].tile != layout.block:
-        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, read in tiles of another size")
+        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, read in other tiles")
     w.add(f"const auto* {identifier(s.name)} = a.{identifier(s.source.name)}.block({_block_index(w, s.source)});")
 
 
 def _block_index(w: BodyWriter, ref: Ref) -> str:
-    items = [identifier(i.name) if isinstance(i, TileAxis) else w.scalar(i) for i in ref.indices[:-1] if not isinstance(i, All)]
-    return ", ".join(items)
+    items = [item for item in ref.indices[:-1] if not isinstance(item, All)]
+    return ", ".join(identifier(item.name) if isinstance(item, TileAxis) else w.scalar(item) for item in items)
 
 
 def packing(w: BodyWriter, name: str, order: str, source: Ref, target: str) -> str:
@@ -194,7 +194,7 @@ def _packing_store(w: BodyWriter, s: Store) -> None:
     if load is None or load.source.name in w.frame.storage.packed:
         raise LoweringError(f"{print_statement(s)}: packed memory takes tiles as they are loaded")
     if w.frame.shapes.extent(w.frame.shapes.ref_axes(s.target)[0]) != layout.block:
-        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, written in tiles of another size")
+        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, written in other tiles")
     target = f"a.{identifier(s.target.name)}.block({_block_index(w, s.target)})"
     w.add(packing(w, name, layout.order, load.source, target))
 
@@ -252,7 +252,8 @@ def _scalar_name(w: BodyWriter, name: str, value: Expr) -> str:
 
 def _gemm(w: BodyWriter, s: Gemm) -> None:
     shapes, storage = w.frame.shapes, w.frame.storage
-    assert isinstance(s.left, str) and isinstance(s.right, str)
+    assert isinstance(s.left, str)
+    assert isinstance(s.right, str)
     rows, columns = shapes.names[s.name].axes
     depth = next(axis for axis in shapes.names[s.left].axes if axis not in (rows, columns))
     dtype = C_TYPE[storage.operand[s.left]]
@@ -318,5 +319,3 @@ _WRITERS: dict[type, Callable[[BodyWriter, Any], None]] = {
     Load: _load, Store: _store, Fill: _fill, Let: _let, Gemm: _gemm, TileLoop: _tile_loop, RangeLoop: _range_loop,
     If: _if, TileAt: _tile_at,
 }  # fmt: skip
-
-__all__ = ["BodyWriter", "loads_by_name"]

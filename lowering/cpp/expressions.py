@@ -232,11 +232,11 @@ def identifier(name: str) -> str:
     return f"{safe}_" if safe in CPP_WORDS else safe
 
 
-CPP_WORDS = frozenset(
-    "alignas alignof and asm auto bitand bitor bool break case catch char class compl const constexpr continue "
-    "decltype default delete do double else enum explicit export extern false float for friend goto if inline int "
-    "long mutable namespace new noexcept not nullptr operator or private protected public register return short "
-    "signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using "
-    "virtual void volatile while xor a vf vi vm W tw load store gather select fma iota lanes element gemm values "
-    "threads std main r u c".split()  # noqa: SIM905
-)
+WORDS = """
+alignas alignof and asm auto bitand bitor bool break case catch char class compl const constexpr continue decltype
+default delete do double else enum explicit export extern false float for friend goto if inline int long mutable
+namespace new noexcept not nullptr operator or private protected public register return short signed sizeof static
+struct switch template this throw true try typedef typeid typename union unsigned using virtual void volatile while
+xor a vf vi vm W tw load store gather select fma iota lanes element gemm values threads std main r u c out
+"""
+CPP_WORDS = frozenset(WORDS.split())

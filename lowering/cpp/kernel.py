@@ -9,18 +9,15 @@ from functools import cache
 import jinja2
 
 from ...ir.dtypes import DType, Kind
-from ...ir.edit import expressions
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op, loads, walk
+from ...ir.expr import Expr, Op, walk
 from ...ir.printer import print_expr, print_statement
 from ...ir.program import (
     Alloc,
-    Gemm,
     Grid,
     Load,
     Param,
     Program,
-    Reduce,
     Statement,
     TileAt,
     TileLoop,
@@ -31,7 +28,7 @@ from ...ir.shapes import Shapes, infer
 from ...ir.spec import SIZES
 from .body import BodyWriter
 from .expressions import Lanes, Names, Term, emit, identifier
-from .loops import summaries_of
+from .loops import domain_of, summaries_of
 from .prepare import prepare
 from .rows import escaping
 from .storage import C_TYPE, LANES, Storage, plan_storage, round_up
@@ -197,10 +194,12 @@ def _summary_launches(text: KernelText) -> list[str]:
 
 def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
     name = f"grid_{number}"
-    names = Names({*text.sizes, *text.program.fixed, *(identifier(n) for n in text.shapes.names), "a", "r", "u", "c", "out"})
+    taken = {*text.sizes, *text.program.fixed, *map(identifier, text.shapes.names), "a", "r", "u", "c", "out"}
+    names = Names(taken)
     inside = set(_bound(grid.body))
-    buffers = frozenset(n for n in escaping(text.program, text.shapes) if n in text.shapes.names and text.shapes.names[n].axes)
-    extents = {tile: _scalar(text, tiles.extent) for tile, tiles in text.shapes.tiles.items()}
+    tiles = {n for n, kind in text.shapes.names.items() if kind.axes}
+    buffers = frozenset(escaping(text.program, text.shapes) & tiles)
+    extents = {name: _scalar(text, cut.extent) for name, cut in text.shapes.tiles.items()}
     frame = Frame(text.storage, buffers, extents, names)
     writer = BodyWriter(text.program, frame, dict(text.scalars))
     for variable, extent in zip(grid.names, grid.extents, strict=True):
@@ -259,8 +258,6 @@ def _launch(text: KernelText, name: str, grid: Grid) -> list[str]:
 
 def _grows(text: KernelText, grid: Grid) -> bool:
     """Whether later row tiles visit more column tiles: the upper bound of a loop depends on the row tile."""
-    from .loops import domain_of
-
     for loop in (s for s in statements(grid.body) if isinstance(s, TileLoop)):
         domain = domain_of(loop, text.program, text.shapes)
         if domain is None:
@@ -270,5 +267,3 @@ def _grows(text: KernelText, grid: Grid) -> bool:
             return True
     return False
 
-
-__all__ = ["Gemm", "Reduce", "expressions", "loads", "render", "size_names"]

@@ -35,7 +35,7 @@ def domain_of(loop: TileLoop, program: Program, shapes: Shapes) -> Domain | None
     columns = [name for name, tile in tiles.items() if tile == loop.name]
     rows = [name for name, tile in tiles.items() if tile != loop.name]
     if len(columns) != 1 or len(rows) > 1:
-        raise LoweringError(f"{print_statement(loop)}: `where` takes this loop's tile variable once and at most one other")
+        raise LoweringError(f"{print_statement(loop)}: `where` takes this loop's tile variable and at most one other")
     predicate = substitute(region.body, {name: arg for name, arg in args.items() if name not in tiles})
     row_tile = shapes.tiles[tiles[rows[0]]].tile if rows else 1
     row_name = rows[0] if rows else "row"

@@ -9,7 +9,7 @@ from ...ir.edit import names_read
 from ...ir.errors import LoweringError
 from ...ir.expr import Op
 from ...ir.printer import print_statement
-from ...ir.program import Alloc, Gemm, Load, Program, Ref, Store, statements
+from ...ir.program import Alloc, Gemm, Program, Ref, Store, statements
 from ...ir.shapes import Shapes
 
 LANES = 16  # rows and columns of tile buffers are padded to the widest vector
@@ -116,8 +116,3 @@ def _plan_gemm(statement: Gemm, plan: Storage) -> None:
     plan.left.add(left)
     if plan.right.keys() & plan.left:
         raise LoweringError(f"{print_statement(statement)}: {right} is a left operand too; load it under two names")
-
-
-def loads_by_name(program: Program) -> dict[str, Load]:
-    """Loads, by the tile they define."""
-    return {s.name: s for s in statements(program.body) if isinstance(s, Load)}

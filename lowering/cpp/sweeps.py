@@ -93,7 +93,7 @@ class RunWriter:
             return
         if is_buffer:
             if term.kind is Kind.BOOL:
-                raise LoweringError(f"{name}: a tile of truth values cannot be kept in memory on the cpu; use it at once")
+                raise LoweringError(f"{name}: the cpu target keeps no tile of truth values; use it at once")
             local = self.frame.names.fresh(f"{local}_next")
         self._add(f"const {VECTOR[term.kind]} {local} = {term.text};", 1)
         if is_buffer:
