@@ -50,13 +50,8 @@ def interpret(
 
 
 def _main(worker: Worker, steps: tuple[Step, ...]) -> Task:
-    """The top level. Between its statements nothing else runs, so all accesses so far are over."""
-    for step in steps:
-        yield from run_body(worker, (step,))
-        if not worker.operations:
-            for memory in worker.memories.values():
-                if memory.history is not None:
-                    memory.history.forget()
+    """The top level; it ends when its asynchronous operations have."""
+    yield from run_body(worker, steps)
     for operation in worker.operations:
         yield from wait_for(worker, operation)
 

@@ -38,15 +38,11 @@ class _Cell:
 
 
 class History:
-    """What has been done to a memory since all was last known to be over."""
+    """What has been done to a memory."""
 
     def __init__(self, name: str, rank: int) -> None:
         self.name = name
         self._rank = rank
-        self.forget()
-
-    def forget(self) -> None:
-        """Everything so far is ordered before everything that follows."""
         self._by_box: dict[Box, _Cell] = {}
         self._cells: list[_Cell] = []
         self._bounds: npt.NDArray[np.int64] = np.empty((16, self._rank, 2), np.int64)
