@@ -15,6 +15,7 @@ from ..ir.parser import parse_program, parse_spec
 from ..ir.printer import print_program, print_spec
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec, TensorSpec
+from ..lowering import TARGETS
 from .compiled import Compiled, Stages, lower_program
 from .files import write_text
 from .options import NOT_YET
@@ -63,8 +64,8 @@ def transfer_command(reference: str, spec: str, example: Example, out: Path | No
 
 def lower_command(path: Path, target: str, arch: str | None, out: Path | None) -> dict[str, Any]:
     """Program text -> a kernel's directory; built as well where the target runs here."""
-    if target in NOT_YET:
-        raise UnsupportedSpec(NOT_YET[target])
+    if target not in TARGETS:
+        raise UnsupportedSpec(NOT_YET.get(target, f"target {target!r}: wanted one of {', '.join(TARGETS)}"))
     stages = Stages()
     compiled = lower_program(parse_program(read_text(path)), target, arch, stages=stages)
     is_built = runs_here(target)

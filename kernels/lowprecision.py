@@ -7,6 +7,7 @@ error against fp64 is what a correct kernel may be expected to make; verificatio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,39 @@ from ..ir.expr import const
 from ..ir.reference import bind_sizes
 from ..ir.spec import AttentionSpec, NormaliserKind
 
-__all__ = ["low_precision"]
+__all__ = ["low_precision", "one_by_one"]
 
+Product = Callable[[Array, Array], Array]
 FLOAT = np.float32
 LOG2E = FLOAT(math.log2(math.e))
 
 
-def low_precision(spec: AttentionSpec, *arrays: Array) -> tuple[Array, Array]:
-    """Output [B, Hq, M, Dv] rounded to the element type, lse [B, Hq, M] in float32; both as fp64 arrays."""
+def low_precision(spec: AttentionSpec, *arrays: Array, product: Product = np.matmul) -> tuple[Array, Array]:
+    """Output [B, Hq, M, Dv] rounded to the element type, lse [B, Hq, M] in float32; both as fp64 arrays.
+
+    product: how float32 matrices are multiplied; orders of summing differ in their error.
+    """
     tensors = {tensor.name: array for tensor, array in zip(spec.tensors, arrays, strict=True)}
     env: dict[str, Any] = dict(bind_sizes(spec, tensors))
     env |= _indices(env)
     q, k, v = (tensors[name].astype(FLOAT) for name in ("q", "k", "v"))
     k, v = np.repeat(k, spec.group, axis=1), np.repeat(v, spec.group, axis=1)
     with np.errstate(all="ignore"):
-        env["s"] = q @ k.swapaxes(-1, -2)
+        env["s"] = product(q, k.swapaxes(-1, -2))
         keep = np.broadcast_to(evaluate(spec.keep, env, tensors), env["s"].shape)
         env["s"] = np.broadcast_to(evaluate(spec.score, env, tensors), env["s"].shape)
         weights, share, lse = _weigh(spec, env, tensors, keep)
         rounded = convert(np.where(keep, weights, FLOAT(0)), spec.dtype).astype(FLOAT)
-        o = convert((rounded @ v) * share, spec.dtype)
+        o = convert(product(rounded, v) * share, spec.dtype)
     return o.astype(np.float64), lse.astype(np.float64)
+
+
+def one_by_one(left: Array, right: Array) -> Array:
+    """A matrix product that adds one term after the other, as register tiles do."""
+    total = np.zeros((*left.shape[:-1], right.shape[-1]), FLOAT)
+    for term in range(left.shape[-1]):
+        total += left[..., term : term + 1] * right[..., term : term + 1, :]
+    return total
 
 
 def _indices(sizes: dict[str, Any]) -> dict[str, Array]:
