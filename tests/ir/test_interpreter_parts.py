@@ -267,7 +267,7 @@ def test_boxes_that_overlap_conflict_whichever_was_first() -> None:
     history.access(((0, 4), (0, 4)), Mode.WRITE, one, line(1))
     two.acquire(one.clock)
     history.access(((3, 9), (3, 9)), Mode.WRITE, two, line(2))
-    history.access(((0, 4), (4, 9)), Mode.WRITE, one, line(3))
+    history.access(((0, 3), (4, 9)), Mode.WRITE, one, line(3))
     with pytest.raises(DataRace, match=r"memory\[0:4, 0:4\]: line 2 writes it, line 4 reads it"):
         history.access(((0, 4), (0, 4)), Mode.READ, one, line(4))
 
