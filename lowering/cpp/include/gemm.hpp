@@ -16,30 +16,34 @@ template <> struct Operand<bf16> { using type = bf16; static constexpr int depth
 template <class T> using operand = typename Operand<T>::type;
 template <class T> constexpr int padded_depth(int d) { return round_up(d, Operand<T>::depth); }
 
-// c = a b, for row-major a [M][K] and c [M][N], and b [K][N] packed in panels (pack.hpp).
-template <int M, int N, int K> void gemm(const float* a, const float* b, float* c) {
-    panels<M, N, K, false>(a, b, nullptr, c);
+// c = a b, for row-major a [M][K] and c [M][N], and b [K][N] packed in panels (pack.hpp). With `rows`, only
+// the first rows of c are wanted; the others hold anything.
+template <int M, int N, int K> void gemm(const float* a, const float* b, float* c, int rows = M) {
+    panels<M, N, K, false>(a, b, nullptr, c, rows);
 }
 
 // c = c * scale + a b, with one factor per row of c.
-template <int M, int N, int K> void gemm_into(const float* a, const float* b, const float* scale, float* c) {
-    panels<M, N, K, true>(a, b, scale, c);
+template <int M, int N, int K>
+void gemm_into(const float* a, const float* b, const float* scale, float* c, int rows = M) {
+    panels<M, N, K, true>(a, b, scale, c, rows);
 }
 
 #if defined(__AMX_BF16__)
-template <int M, int N, int K> void gemm(const bf16* a, const bf16* b, float* c) {
-    tile_panels<M, N, K, false>(a, b, c);
+template <int M, int N, int K> void gemm(const bf16* a, const bf16* b, float* c, int rows = M) {
+    tile_panels<M, N, K, false>(a, b, c, rows);
 }
-template <int M, int N, int K> void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c) {
-    scale_rows<M, N>(scale, c);
-    tile_panels<M, N, K, true>(a, b, c);
+template <int M, int N, int K>
+void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c, int rows = M) {
+    scale_rows<M, N>(scale, c, rows);
+    tile_panels<M, N, K, true>(a, b, c, rows);
 }
 #elif defined(__AVX512BF16__) && defined(__AVX512F__)
-template <int M, int N, int K> void gemm(const bf16* a, const bf16* b, float* c) {
-    panels<M, N, K, false>(a, b, nullptr, c);
+template <int M, int N, int K> void gemm(const bf16* a, const bf16* b, float* c, int rows = M) {
+    panels<M, N, K, false>(a, b, nullptr, c, rows);
 }
-template <int M, int N, int K> void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c) {
-    panels<M, N, K, true>(a, b, scale, c);
+template <int M, int N, int K>
+void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c, int rows = M) {
+    panels<M, N, K, true>(a, b, scale, c, rows);
 }
 #endif
 

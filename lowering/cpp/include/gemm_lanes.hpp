@@ -62,23 +62,25 @@ inline void block(const E* a, const E* b, const float* scale, float* c, int ldc)
         TW_UNROLL for (int v = 0; v < VECS; ++v) store(c + r * ldc + v * W, acc[r][v]);
 }
 
-// All M rows of one panel of VECS vectors: full register blocks, then one block of what is left.
+// The first `rows` of M rows of one panel of VECS vectors, rounded up to whole register blocks.
 template <int M, int VECS, int K, bool INTO, class E>
-inline void panel(const E* a, const E* b, const float* scale, float* c, int ldc) {
-    constexpr int FIT = ACCUMULATORS / VECS, ROWS = FIT < MAX_ROWS ? FIT : MAX_ROWS;
-    int m = 0;
-    for (; m + ROWS <= M; m += ROWS) block<ROWS, VECS, K, INTO>(a + m * K, b, scale + m, c + m * ldc, ldc);
-    if constexpr (M % ROWS != 0) block<M % ROWS, VECS, K, INTO>(a + m * K, b, scale + m, c + m * ldc, ldc);
+inline void panel(const E* a, const E* b, const float* scale, float* c, int ldc, int rows) {
+    constexpr int FIT = ACCUMULATORS / VECS, ROWS = FIT < MAX_ROWS ? FIT : MAX_ROWS, WHOLE = M / ROWS * ROWS;
+    for (int m = 0; m < WHOLE && m < rows; m += ROWS)
+        block<ROWS, VECS, K, INTO>(a + m * K, b, scale + m, c + m * ldc, ldc);
+    if constexpr (WHOLE != M)
+        if (rows > WHOLE)
+            block<M - WHOLE, VECS, K, INTO>(a + WHOLE * K, b, scale + WHOLE, c + WHOLE * ldc, ldc);
 }
 
 // The N columns as panels of PANEL columns and one narrower panel.
 template <int M, int N, int K, bool INTO, class E>
-inline void panels(const E* a, const E* b, const float* scale, float* c) {
+inline void panels(const E* a, const E* b, const float* scale, float* c, int rows) {
     static_assert(N % W == 0 && K % Unit<E>::elements == 0, "pad columns to vectors and depth to units");
     constexpr int REST = N % PANEL / W;
     int n = 0;
-    for (; n + PANEL <= N; n += PANEL) panel<M, MAX_VECS, K, INTO>(a, b + n * K, scale, c + n, N);
-    if constexpr (REST != 0) panel<M, REST, K, INTO>(a, b + n * K, scale, c + n, N);
+    for (; n + PANEL <= N; n += PANEL) panel<M, MAX_VECS, K, INTO>(a, b + n * K, scale, c + n, N, rows);
+    if constexpr (REST != 0) panel<M, REST, K, INTO>(a, b + n * K, scale, c + n, N, rows);
 }
 
 }  // namespace tw

@@ -54,46 +54,47 @@ template <int ROWS, int COLS> inline void tile_flush(float* c, int ldc) {
     if constexpr (ROWS == 2 && COLS == 2) tile_store<3>(c + 16 * ldc + 16, out);
 }
 
-// All blocks of M rows by N columns of one shape, where both are multiples of it; the right matrix is a
-// panel of `columns`.
-template <int ROWS, int COLS, int M, int N, int K, bool INTO>
-inline void tile_blocks(const bf16* a, const bf16* b, int columns, float* c, int ldc) {
+// All blocks of one shape that hold the first `rows` rows and N columns; the right matrix is a panel of
+// `columns`.
+template <int ROWS, int COLS, int N, int K, bool INTO>
+inline void tile_blocks(const bf16* a, const bf16* b, int columns, float* c, int ldc, int rows) {
     float* waiting = nullptr;
-    for (int m = 0; m < M; m += 16 * ROWS)
+    for (int m = 0; m < rows; m += 16 * ROWS)
         for (int n = 0; n < N; n += 16 * COLS) {
             float* to = c + m * ldc + n;
             tile_block<ROWS, COLS, K, INTO>(a + m * K, b + n * 2, columns, to, ldc, waiting);
             waiting = to;
         }
-    tile_flush<ROWS, COLS>(waiting, ldc);
+    if (waiting) tile_flush<ROWS, COLS>(waiting, ldc);
 }
 
 // One panel: pairs of tiles in both directions, then what an odd number of tiles leaves.
 template <int M, int COLUMNS, int K, bool INTO>
-inline void tile_panel(const bf16* a, const bf16* b, float* c, int ldc) {
+inline void tile_panel(const bf16* a, const bf16* b, float* c, int ldc, int rows) {
     constexpr int M2 = M / 32 * 32, N2 = COLUMNS / 32 * 32, N1 = COLUMNS - N2;
-    if constexpr (M2 > 0 && N2 > 0) tile_blocks<2, 2, M2, N2, K, INTO>(a, b, COLUMNS, c, ldc);
-    if constexpr (M2 > 0 && N1 > 0) tile_blocks<2, 1, M2, N1, K, INTO>(a, b + N2 * 2, COLUMNS, c + N2, ldc);
+    const int paired = rows < M2 ? rows : M2, single = rows - paired;
+    if constexpr (M2 > 0 && N2 > 0) tile_blocks<2, 2, N2, K, INTO>(a, b, COLUMNS, c, ldc, paired);
+    if constexpr (M2 > 0 && N1 > 0) tile_blocks<2, 1, N1, K, INTO>(a, b + N2 * 2, COLUMNS, c + N2, ldc, paired);
     if constexpr (M2 < M) {
         const bf16* last = a + M2 * K;
         float* to = c + M2 * ldc;
-        if constexpr (N2 > 0) tile_blocks<1, 2, 16, N2, K, INTO>(last, b, COLUMNS, to, ldc);
-        if constexpr (N1 > 0) tile_blocks<1, 1, 16, N1, K, INTO>(last, b + N2 * 2, COLUMNS, to + N2, ldc);
+        if constexpr (N2 > 0) tile_blocks<1, 2, N2, K, INTO>(last, b, COLUMNS, to, ldc, single);
+        if constexpr (N1 > 0) tile_blocks<1, 1, N1, K, INTO>(last, b + N2 * 2, COLUMNS, to + N2, ldc, single);
     }
 }
 
 template <int M, int N, int K, bool INTO>
-inline void tile_panels(const bf16* a, const bf16* b, float* c) {
+inline void tile_panels(const bf16* a, const bf16* b, float* c, int rows) {
     static_assert(M % 16 == 0 && N % 16 == 0 && K % 32 == 0, "pad rows and columns to 16, depth to 32");
     constexpr int REST = N % PANEL;
     int n = 0;
-    for (; n + PANEL <= N; n += PANEL) tile_panel<M, PANEL, K, INTO>(a, b + n * K, c + n, N);
-    if constexpr (REST != 0) tile_panel<M, REST, K, INTO>(a, b + n * K, c + n, N);
+    for (; n + PANEL <= N; n += PANEL) tile_panel<M, PANEL, K, INTO>(a, b + n * K, c + n, N, rows);
+    if constexpr (REST != 0) tile_panel<M, REST, K, INTO>(a, b + n * K, c + n, N, rows);
 }
 
 // Scales the rows of c in groups of W, and only the groups with a factor other than one.
-template <int M, int N> inline void scale_rows(const float* scale, float* c) {
-    for (int m = 0; m < M; m += W) {
+template <int M, int N> inline void scale_rows(const float* scale, float* c, int rows) {
+    for (int m = 0; m < M && m < rows; m += W) {
         if (!any(load(scale + m) != vf(1.0f))) continue;
         for (int r = m; r < m + W; ++r)
             for (int n = 0; n < N; n += W) store(c + r * N + n, load(c + r * N + n) * scale[r]);

@@ -109,22 +109,4 @@ void pack_rows(const Rows<const T>& x, int rows, int columns, E* out) {
     }
 }
 
-// Stores x [rows][columns] (row-major, N apart), each row times its factor, into a strided piece.
-template <int N, class T>
-void store_rows(const float* x, const float* factor, int rows, int columns, const Rows<T>& out) {
-    for (int r = 0; r < rows; ++r)
-        for (int d = 0; d < columns; d += W) {
-            int count = columns - d < W ? columns - d : W;
-            vf y = load(x + r * N + d) * factor[r];
-            if (out.column_stride == 1) {
-                if (count == W) store(out.row(r) + d, y);
-                else store(out.row(r) + d, y, count);
-                continue;
-            }
-            float lanes[W];
-            store(lanes, y);
-            for (int i = 0; i < count; ++i) out.row(r)[(d + i) * out.column_stride] = from_float<T>(lanes[i]);
-        }
-}
-
 }  // namespace tw
