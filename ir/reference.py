@@ -5,6 +5,7 @@ Slow and short on purpose; what everything faster is compared with.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from .errors import ShapeError
 from .evaluate import Array, evaluate
 from .expr import const
 from .spec import AttentionSpec, NormaliserKind
+
+# Kernels hold scores times log2(e) in float32: what is below its range, such as an additive mask of
+# torch.finfo(float32).min, is -inf, and a row of nothing else keeps no column.
+LEAST_SCORE = float(np.finfo(np.float32).min) / math.log2(math.e)
 
 
 def bind_sizes(spec: AttentionSpec, tensors: dict[str, Array]) -> dict[str, int]:
@@ -97,6 +102,7 @@ def _normalise(
 def _softmax(
     spec: AttentionSpec, x: Array, env: dict[str, Any], tensors: dict[str, Array]
 ) -> tuple[Array, Array]:
+    x = np.where(x < LEAST_SCORE, -np.inf, x)
     empty = np.isneginf(x).all(axis=-1, keepdims=True) if x.shape[-1] else np.ones((*x.shape[:-1], 1), bool)
     sink = np.full((1, 1, 1, 1), -np.inf)
     if spec.normaliser.sink is not None:
