@@ -11,8 +11,17 @@ CPU_TILES = {
     DType.F32: ((64, (96, 64)), (128, (96, 64)), (256, (48, 64)), (1 << 30, (32, 64))),
     DType.BF16: ((64, (96, 64)), (128, (96, 64)), (256, (64, 64)), (1 << 30, (32, 64))),
 }
-# Rows, columns, warps, stages of a GPU block.
-GPU_TILES = ((64, (128, 64, 4, 3)), (128, (128, 64, 8, 2)), (256, (64, 32, 4, 2)), (1 << 30, (32, 32, 4, 1)))
+# Rows x columns of a GPU block's tile, likewise: the largest that compile without spilling registers. Where operands of
+# products live in registers (mma.sync), wide rows leave room for fewer columns. Warps and stages are left to be tuned.
+GPU_TILES = {
+    DType.F32: ((64, (64, 32)), (128, (32, 32)), (1 << 30, (32, 16))),
+    DType.BF16: ((128, (128, 64)), (256, (64, 32)), (1 << 30, (32, 32))),
+}
+MMA_SYNC = ("sm_80", "sm_120")
+MMA_SYNC_TILES = {
+    DType.F32: GPU_TILES[DType.F32],
+    DType.BF16: ((64, (128, 64)), (128, (128, 32)), (256, (64, 32)), (1 << 30, (32, 32))),
+}
 
 
 def choose(spec: AttentionSpec, target: str, arch: str) -> Orchestration:
@@ -22,5 +31,10 @@ def choose(spec: AttentionSpec, target: str, arch: str) -> Orchestration:
         table = CPU_TILES.get(spec.dtype, CPU_TILES[DType.F32])
         rows, columns = next(tiles for limit, tiles in table if width <= limit)
         return Orchestration((("m", rows), ("n", columns)), is_packed=True)
-    rows, columns, warps, stages = next(tiles for limit, tiles in GPU_TILES if width <= limit)
-    return Orchestration((("m", rows), ("n", columns)), warps, stages)
+    tables = MMA_SYNC_TILES if arch in MMA_SYNC else GPU_TILES
+    rows, columns = next(tiles for limit, tiles in tables[_on_gpu(spec.dtype)] if width <= limit)
+    return Orchestration((("m", rows), ("n", columns)))
+
+
+def _on_gpu(dtype: DType) -> DType:
+    return DType.F32 if dtype is DType.F32 else DType.BF16

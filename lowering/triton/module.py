@@ -16,7 +16,7 @@ from .functions import FUNCTIONS
 from .kernel import Kernel, KernelWriter
 from .launcher import write_launcher
 from .layout import wrapped
-from .tuning import ARCHES, configurations
+from .tuning import ARCHES, Rows, configurations
 
 ALIGNED = 16  # Triton asks whether an integer argument is divisible by this
 
@@ -26,8 +26,7 @@ class KernelText:
     """A kernel as the template shows it."""
 
     name: str
-    is_tuned: bool
-    restores: str
+    tuning: str
     parameters: list[str]
     unspecialised: list[str]
     body: tuple[str, ...]
@@ -40,7 +39,7 @@ class Module:
     source: str
     kernels: tuple[Kernel, ...]
     context: Context
-    configs: dict[str, tuple[tuple[int, int], ...]]
+    configs: dict[str, Rows]
 
 
 def write_module(program: Program, arch: str) -> Module:
@@ -107,13 +106,24 @@ def _is_called(region: str, context: Context, kernels: list[Kernel]) -> bool:
     return any(call in line for kernel in kernels for line in kernel.body)
 
 
-def _configs(context: Context, kernels: list[Kernel]) -> dict[str, tuple[tuple[int, int], ...]]:
-    products = [kernel for kernel in kernels if kernel.has_products]
-    if not products:
+def _configs(context: Context, kernels: list[Kernel]) -> dict[str, Rows]:
+    """The file's tuning table; none when no kernel is tuned."""
+    if not any(_tuning(context, kernel) for kernel in kernels):
         return {}
-    sizes = context.shapes.sizes.values()
-    row_bytes = max(sizes, default=64) * max(param.dtype.bytes for param in context.program.params[:1])
-    return configurations(products[0], row_bytes)
+    element = max((param.dtype.bytes for param in context.program.params[:1]), default=4)
+    return configurations(max(context.shapes.sizes.values(), default=64) * element)
+
+
+def _tuning(context: Context, kernel: Kernel) -> str:
+    """Arguments of the kernel's autotune decorator; none for one without products or fixed warps."""
+    if not kernel.has_products and kernel.grid.warps is None:
+        return ""
+    stages = kernel.stages if kernel.has_products else 1
+    options = {"warps": kernel.grid.warps, "stages": stages}
+    chosen = ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+    names = ", ".join(f'"{context.names(name)}"' for name in kernel.restores)
+    restores = f", restore_value=[{names}]" if names else ""
+    return f'configs=configs({chosen}), key=["size_class"]{restores}'
 
 
 def _kernel_text(context: Context, kernel: Kernel) -> KernelText:
@@ -121,11 +131,9 @@ def _kernel_text(context: Context, kernel: Kernel) -> KernelText:
     groups += [list(context.strides(name)) for name in kernel.tensors]
     groups.append([*kernel.sizes, "size_class"])
     variable = [name for tensor in kernel.tensors for name in unspecialised_strides(context, tensor)]
-    restores = f", restore_value=[{', '.join(repr(name) for name in kernel.restores)}]" if kernel.restores else ""
     return KernelText(
         name=kernel.name,
-        is_tuned=kernel.has_products,
-        restores=restores.replace("'", '"'),
+        tuning=_tuning(context, kernel),
         parameters=[line for group in groups for line in wrapped(group)],
         unspecialised=wrapped([f'"{name}"' for name in (*variable, *kernel.sizes, "size_class")]),
         body=kernel.body,

@@ -16,6 +16,7 @@ from ...ir.program import Program
 from .kernel import Kernel
 from .module import Module, unspecialised_strides, write_module
 from .target import import_source
+from .tuning import fixed
 
 __all__ = ["Report", "compile_report"]
 
@@ -52,8 +53,10 @@ def compile_report(program: Program, arch: str, config: tuple[int, int] | None =
     """
     module = write_module(program, arch)
     loaded = import_source(module.source)
-    chosen = config or next(iter(module.configs.get(arch, ())), UNTUNED)
-    return tuple(_report(module, kernel, getattr(loaded, kernel.name), arch, chosen) for kernel in module.kernels)
+    rows = (config,) if config else module.configs.get(arch, (UNTUNED,))
+    return tuple(
+        _report(module, kernel, getattr(loaded, kernel.name), arch, fixed(kernel, rows)[0]) for kernel in module.kernels
+    )
 
 
 def _report(module: Module, kernel: Kernel, function: Any, arch: str, config: tuple[int, int]) -> Report:
@@ -63,7 +66,7 @@ def _report(module: Module, kernel: Kernel, function: Any, arch: str, config: tu
 
     function = function if hasattr(function, "params") else function.fn
     source = ASTSource(function, *_signature(module, kernel, function.arg_names))
-    warps, stages = config if kernel.has_products else UNTUNED
+    warps, stages = config
     begin = time.perf_counter()
     try:
         target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from ...ir.program import Grid
 from .kernel import Kernel
 
 ARCHES = ("sm_80", "sm_90", "sm_100", "sm_120")
 DEFAULT_ARCH = "sm_90"
 
-# (warps, stages), the usual best first. The first row is what runs untuned.
-NARROW = {  # rows of up to 64 elements of 16 bits
-    "sm_80": ((4, 3), (4, 4), (8, 3)),
-    "sm_90": ((4, 3), (8, 3), (4, 2)),
-    "sm_100": ((4, 3), (8, 3), (4, 2)),
-    "sm_120": ((4, 3), (4, 2), (8, 2)),
-}
-WIDE = {  # longer rows
-    "sm_80": ((8, 2), (8, 3), (4, 2)),
-    "sm_90": ((8, 2), (8, 3), (4, 2)),
-    "sm_100": ((8, 2), (8, 3), (4, 2)),
-    "sm_120": ((8, 2), (4, 2), (8, 1)),
-}
-NARROW_BYTES = 128
+Rows = tuple[tuple[int, int], ...]
+
+# (warps, stages), the usual best first; it spills no registers with the tiles of schedules/tuning.py and is what runs
+# untuned. Widest row of the inputs, in bytes, that a table is for: first fit.
+TABLES: tuple[tuple[int, dict[str, Rows]], ...] = (
+    (128, {
+        "sm_80": ((8, 3), (4, 3), (4, 4)),
+        "sm_90": ((4, 3), (8, 3), (4, 2)),
+        "sm_100": ((8, 3), (4, 3), (8, 2)),
+        "sm_120": ((8, 3), (4, 2), (8, 2)),
+    }),
+    (256, {
+        "sm_80": ((8, 2), (8, 3), (4, 2)),
+        "sm_90": ((8, 3), (8, 2), (4, 2)),
+        "sm_100": ((8, 3), (8, 2), (4, 2)),
+        "sm_120": ((8, 2), (4, 2), (8, 3)),
+    }),
+    (1 << 30, {
+        "sm_80": ((8, 2), (4, 2), (8, 1)),
+        "sm_90": ((8, 2), (4, 2), (8, 1)),
+        "sm_100": ((8, 2), (4, 2), (8, 1)),
+        "sm_120": ((8, 2), (4, 2), (8, 1)),
+    }),
+)  # fmt: skip
 
 
-def configurations(kernel: Kernel, row_bytes: int) -> dict[str, tuple[tuple[int, int], ...]]:
-    """Rows of (warps, stages) per architecture; what the program's text fixes is the same in all of them."""
-    table = NARROW if row_bytes <= NARROW_BYTES else WIDE
-    return {arch: _fixed(table[arch], kernel.grid, kernel.stages) for arch in ARCHES}
+def configurations(row_bytes: int) -> dict[str, Rows]:
+    """Rows of (warps, stages) per architecture, for kernels whose widest input row has `row_bytes`."""
+    return next(table for limit, table in TABLES if row_bytes <= limit)
 
 
-def _fixed(rows: tuple[tuple[int, int], ...], grid: Grid, stages: int | None) -> tuple[tuple[int, int], ...]:
-    return tuple(dict.fromkeys((grid.warps or w, stages or s) for w, s in rows))
+def fixed(kernel: Kernel, rows: Rows) -> Rows:
+    """The rows with what the program's text fixes, each once."""
+    return tuple(dict.fromkeys((kernel.grid.warps or warps, kernel.stages or stages) for warps, stages in rows))
