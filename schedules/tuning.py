@@ -6,11 +6,10 @@ from ..ir.dtypes import DType
 from ..ir.spec import AttentionSpec
 from ..ir.transfer import Orchestration
 
-# Rows x columns of a CPU tile by widest head dimension (up to and including), first fit.
-CPU_TILES = {
-    DType.F32: ((64, (96, 64)), (128, (96, 64)), (256, (48, 64)), (1 << 30, (32, 64))),
-    DType.BF16: ((64, (96, 64)), (128, (96, 64)), (256, (64, 64)), (1 << 30, (32, 64))),
-}
+# Rows x columns of a CPU tile by widest head dimension (up to and including), first fit. Products in tile registers
+# (amx) are so fast that the softmax decides: few rows keep scores, weights and accumulators in the first-level cache.
+CPU_TILES = ((128, (128, 64)), (256, (64, 64)), (1 << 30, (32, 64)))
+AMX_TILES = ((256, (32, 128)), (1 << 30, (32, 64)))
 # Rows x columns of a GPU block's tile, likewise: the largest that compile without spilling registers. Where operands of
 # products live in registers (mma.sync), wide rows leave room for fewer columns. Warps and stages are left to be tuned.
 GPU_TILES = {
@@ -28,7 +27,7 @@ def choose(spec: AttentionSpec, target: str, arch: str) -> Orchestration:
     """The orchestration that transfer starts from on this target."""
     width = max(spec.head_dim, spec.value_dim)
     if target == "cpu":
-        table = CPU_TILES.get(spec.dtype, CPU_TILES[DType.F32])
+        table = AMX_TILES if arch == "amx" and spec.dtype is DType.BF16 else CPU_TILES
         rows, columns = next(tiles for limit, tiles in table if width <= limit)
         return Orchestration((("m", rows), ("n", columns)), is_packed=True)
     tables = MMA_SYNC_TILES if arch in MMA_SYNC else GPU_TILES

@@ -263,12 +263,12 @@ def _gemm(w: BodyWriter, s: Gemm) -> None:
     )
     left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
     if s.into is None:
-        w.add(f"gemm<{size}>({left}, {right}, {name});")
+        w.add(f"gemm<{size}>({left}, {right}, {name}, {w.valid(rows)});")
         return
     scale = f"ones<{round_up(shapes.extent(rows), LANES)}>()"
     if s.into.op is Op.MUL:
         scale = identifier(next(str(arg.attr) for arg in s.into.args if arg.attr != s.name))
-    w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {name});")
+    w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {name}, {w.valid(rows)});")
 
 
 def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
