@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from .expr import Expr, Op, apply, const, rebuild, var, walk
 from .dtypes import Kind
+from .expr import Expr, Op, apply, const, rebuild, var, walk
 
 Monomial = tuple[Expr, ...]
 Polynomial = dict[Monomial, int]
@@ -119,6 +119,10 @@ def floordiv(x: Expr, n: Expr, ranges: Ranges) -> Expr:
     whole, rest = _split(polynomial(x), n)
     if not rest or _within(rest, n, ranges):
         return expression(_rejoin(whole))
+    for part, other in _parts(n):  # x // (a * b) -> (x // a) // b where x % a drops out
+        if _within(_split(rest, part)[1], part, ranges):
+            inner = floordiv(expression(rest), part, ranges)
+            return expression(_rejoin(add(whole, polynomial(floordiv(inner, other, ranges)))))
     remainder = expression(rest)
     if remainder.op is Op.FLOORDIV:  # (x // a) // n -> x // (a * n)
         remainder, n = remainder.args[0], expression(multiply(polynomial(remainder.args[1]), polynomial(n)))
@@ -128,8 +132,28 @@ def floordiv(x: Expr, n: Expr, ranges: Ranges) -> Expr:
 def modulo(x: Expr, n: Expr, ranges: Ranges) -> Expr:
     """x % n, with the multiples of n dropped."""
     _, rest = _split(polynomial(x), n)
+    for part, other in _parts(n):  # x % (a * b) -> x // a % b * a + x % a where x % a is plain
+        _, last = _split(rest, part)
+        if _within(last, part, ranges):
+            first = modulo(floordiv(expression(rest), part, ranges), other, ranges)
+            return expression(_rejoin(add(multiply(polynomial(first), polynomial(part)), last)))
     remainder = expression(rest)
     return remainder if not rest or _within(rest, n, ranges) else apply(Op.MOD, remainder, n)
+
+
+def _parts(n: Expr) -> list[tuple[Expr, Expr]]:
+    """(a, b) with a * b = n, a an atom and b not 1."""
+    divisor = polynomial(n)
+    if len(divisor) != 1:
+        return []
+    ((atoms, coefficient),) = divisor.items()
+    found = []
+    for atom in sorted(set(atoms), key=repr):
+        left = list(atoms)
+        left.remove(atom)
+        if left or coefficient != 1:
+            found.append((atom, expression({tuple(left): coefficient})))
+    return found
 
 
 def _split(x: Polynomial, n: Expr) -> tuple[Polynomial, Polynomial]:

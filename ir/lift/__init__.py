@@ -1,5 +1,5 @@
 """Lift: source -> IR. A PyTorch attention function becomes an AttentionSpec."""
 
-from .lift import lift
+from .torch_function import lift
 
 __all__ = ["lift"]

@@ -11,13 +11,14 @@ import torch
 
 from ..dtypes import DType
 from ..errors import DTypeError, ShapeError, UnsupportedSpec
+from ..parse_expr import RESERVED
 from ..spec import SCORE_PARAMETERS, SIZES
 from .sizes import Sizes
 from .value import DTYPES
 
-RESERVED = frozenset({*SCORE_PARAMETERS, *SIZES, "q", "k", "v", "o", "lse"})
+REGIONS = ("score", "keep", "weight", "requires")
+TAKEN = frozenset({*RESERVED, *SCORE_PARAMETERS, *SIZES, *REGIONS, "q", "k", "v", "o", "lse"})
 FLOATS = (DType.F64, DType.F32, DType.BF16, DType.F16)
-STAND_IN = 3  # where an example size is 1 the trace pretends another one, so that 1 is not special
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +75,34 @@ def _captured_names(function: Callable[..., Any], count: int) -> list[str]:
     names: list[str] = []
     for number in range(count):
         name = parameters[number] if number < len(parameters) else f"c{number}"
-        while name in RESERVED or name in names:
+        while name in TAKEN or name in names:
             name += "_"
         names.append(name)
     return names
 
 
-def make_fakes(sizes: Sizes, arguments: Arguments, stand_in: int) -> tuple[torch.Tensor, ...]:
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """What a trace takes for granted about sizes, where the function's Python code asks."""
+
+    stand_in: int  # an example size of 1 is traced as this, so that 1 is not special
+    is_heads_fixed: bool = False  # the number of heads is a plain number
+
+
+ASSUMPTIONS = (Assumption(stand_in=3), Assumption(stand_in=1), Assumption(stand_in=1, is_heads_fixed=True))
+"""In this order: the most general first."""
+
+
+def make_fakes(sizes: Sizes, arguments: Arguments, assumption: Assumption) -> tuple[torch.Tensor, ...]:
     """Fake tensors: B, Hkv, M and N are symbols, so is every size of a captured tensor that is not 1."""
     q, k, v = arguments.tensors[:3]
-    hint = {name: size if size > 1 else stand_in for name, size in
-            (("B", q.shape[0]), ("Hkv", k.shape[1]), ("M", q.shape[2]), ("N", k.shape[2]))}  # fmt: skip
-    b, h, m, n = (sizes.symbol(name, size) for name, size in hint.items())
+    given = {"B": q.shape[0], "Hkv": k.shape[1], "M": q.shape[2], "N": k.shape[2]}
+    b, h, m, n = (
+        size
+        if name == "Hkv" and assumption.is_heads_fixed
+        else sizes.symbol(name, size if size > 1 else assumption.stand_in)
+        for name, size in given.items()
+    )
     fakes = [
         sizes.empty((b, arguments.group * h, m, q.shape[3]), q.dtype),
         sizes.empty((b, h, n, k.shape[3]), k.dtype),

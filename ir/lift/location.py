@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UnsupportedSpec
 from .sizes import is_torch
 
-OUR_ROOT = str(Path(__file__).resolve().parent.parent)
+OUR_ROOT = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True, slots=True)

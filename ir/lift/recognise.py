@@ -38,8 +38,9 @@ class Recognised:
 class Recogniser:
     """One reading of one result."""
 
-    def __init__(self, tracer: Tracer, group: int, column: Expr) -> None:
+    def __init__(self, tracer: Tracer, group: int, column: Expr, where: Location | None) -> None:
         self.t = tracer
+        self.where = where  # the line to name where no better one is known
         self.group = group
         self.element = column  # the index into v's last dim
         self.bound = COLUMN
@@ -53,6 +54,9 @@ class Recogniser:
         form = NormalForm(self.t, self.bound)
         product = form.of(weights * row_factors)
         inside, outside = product.split(form.depends)
+        for factor in inside.over:
+            if factor.op in (Op.ADD, Op.SUB) and any(node in self.t.reductions for node in walk(factor)):
+                raise self._refusal(factor, "the weights are a sum of terms that are normalised on their own")
         if any(self._sums(e) for e in (*outside.over, *outside.under)):
             return self._normalised(inside, outside)
         return self._elementwise(product.product())
@@ -132,9 +136,10 @@ class Recogniser:
         weight = inside.product()
         body = self.t.reductions[sums[0]].body if len(sums) == 1 else None
         if body is None or self._renamed(body, self.t.reductions[sums[0]].bound) is not weight:
-            raise self._refusal(
-                sums[0],
+            others = [f for f in inside.over if body is None or f not in factors(body).over]
+            raise refuse(
                 "the weights are divided by a sum of something other than themselves",
+                self._line_of_use(others[0], sums[0]) if others else self._location(sums[0]),
                 "mask before the softmax, or divide by the sum of the masked weights",
             )
         extra = simplify(divisor_rest(divisor, sums[0]))
@@ -189,16 +194,14 @@ class Recogniser:
     # the terms of a spec: s, b, h, i, j and captured tensors
 
     def _in_spec_terms(self, e: Expr) -> Expr:
-        e = substitute(e, {str(self.bound.attr): COLUMN})
-        e = transform(e, self._score_variable)
         for node in walk(e):
-            self._require_allowed(node, e)
-        return e
+            self._require_allowed(node)
+        return substitute(transform(e, self._score_variable), {str(self.bound.attr): COLUMN})
 
     def _score_variable(self, node: Expr) -> Expr | None:
         if node.op is not Op.LOAD or node.attr != SCORES:
             return None
-        wanted = (BATCH, HEAD, ROW, BATCH, self._kv_head(), COLUMN)
+        wanted = (BATCH, HEAD, ROW, BATCH, self._kv_head(), self.bound)
         if node.args == wanted:
             return S
         q, k = node.args[:3], node.args[3:]
@@ -208,7 +211,7 @@ class Recogniser:
             reason = self._misread("q", (*q, const(0)), (*wanted[:3], const(0))).replace(", 0]", ", d]")
         raise self._refusal(node, reason, self._grouping_hint(node))
 
-    def _require_allowed(self, node: Expr, whole: Expr) -> None:
+    def _require_allowed(self, node: Expr) -> None:
         if node in self.t.reductions:
             raise self._refusal(node, self._why_not_score(node))
         if node.op is Op.LOAD and node.attr in ("q", "k", "v"):
@@ -226,6 +229,8 @@ class Recogniser:
             return "q or k is changed before their product (a rotation, a norm, an added bias); do that before the call"
         if self._reads(reduction.body, "q") or self._reads(reduction.body, "k"):
             return "a sum over elements of q or k enters the score other than as the product of q and k"
+        if not self.t.depends(node, ROW) and self._reads_deep(node, SCORES):
+            return f"the {reduction.op} over the queries of a key is used; weights can be normalised over the keys only"
         return f"the {reduction.op} over a row enters the score other than in the normaliser"
 
     # questions
@@ -256,7 +261,14 @@ class Recogniser:
         for node in reversed(list(walk(e))):
             if node in self.t.origins:
                 return self.t.origins[node]
-        return None
+        return self.where
+
+    def _line_of_use(self, factor: Expr, otherwise: Expr) -> Location | None:
+        """The last line that made something of a factor."""
+        for made, location in reversed(self.t.origins.items()):
+            if factor in made.args:
+                return location
+        return self._location(otherwise)
 
 
 def rewrite_zeros(e: Expr) -> Expr:

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..dtypes import Kind
+from ..errors import UnsupportedSpec
 from ..expr import Expr, Op, apply, const, load, var, walk
 from ..integers import Ranges, add, is_nonnegative, polynomial, simplify
 from .constants import constant_element
@@ -19,6 +20,7 @@ from .elementwise import ELEMENTWISE
 from .location import Location, here, refuse
 from .reduce import CONTRACTIONS, REDUCTIONS, Reduction
 from .sizes import Sizes
+from .steps import exact_steps
 from .value import DTYPES, Element, Index, Value, as_kind
 from .views import MOVES, VIEWS
 from .writes import WRITE_BACK
@@ -56,7 +58,8 @@ class Tracer(TorchDispatchMode):
     cells: dict[int, Cell] = field(default_factory=dict)
     reductions: dict[Expr, Reduction] = field(default_factory=dict)
     atoms: dict[tuple[str, Expr, Expr], Expr] = field(default_factory=dict)
-    last: Location | None = None
+    last: Location | None = None  # the line of the operation that was traced last
+    now: Location | None = None  # the line of the operation whose element is being made
     names: dict[Expr, frozenset[str]] = field(default_factory=dict)
     origins: dict[Expr, Location] = field(default_factory=dict)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -73,15 +76,26 @@ class Tracer(TorchDispatchMode):
         if kind is None:
             raise refuse(f"a tensor of type {tensor.dtype} cannot be compiled", location)
 
+        cell = Cell(Value(tuple(tensor.shape), kind, self._located(element, kind, location)), tensor, parent)
+        self.cells[id(tensor)] = cell
+        return cell
+
+    def _located(self, element: Element, kind: Kind, location: Location | None) -> Element:
+        """The element with its line: known for its expression, for reductions it makes and for refusals in it."""
+
         def located(index: Index) -> Expr:
-            expr = as_kind(element(index), kind)
+            outer, self.now = self.now, location or self.now
+            try:
+                expr = as_kind(element(index), kind)
+            except UnsupportedSpec as error:
+                raise error if error.location else refuse(error.reason, location, error.hint) from None
+            finally:
+                self.now = outer
             if location is not None:
                 self.origins.setdefault(expr, location)
             return expr
 
-        cell = Cell(Value(tuple(tensor.shape), kind, located), tensor, parent)
-        self.cells[id(tensor)] = cell
-        return cell
+        return located
 
     def bind_argument(self, tensor: torch.Tensor, name: str) -> None:
         """A tensor argument of the user's function: its elements are loads."""
@@ -90,7 +104,7 @@ class Tracer(TorchDispatchMode):
 
     def positions(self, index: Index) -> Index:
         """Indices in normal form."""
-        return tuple(simplify(i, self.ranges) if i.kind is Kind.INT else i for i in index)
+        return tuple(simplify(exact_steps(i), self.ranges) for i in index)
 
     def cell(self, tensor: torch.Tensor) -> Cell:
         """The memory of a tensor; one that was not made during the trace is a constant of the user's."""
@@ -165,6 +179,8 @@ class Tracer(TorchDispatchMode):
         if found is None:
             found = self.atoms[key] = var(f"@{op}{len(self.atoms)}", body.kind)
             self.reductions[found] = Reduction(op, body, bound, length)
+            if self.now is not None:
+                self.origins.setdefault(found, self.now)
         return found
 
     def free(self, expr: Expr) -> frozenset[str]:
@@ -191,8 +207,8 @@ class Tracer(TorchDispatchMode):
 
     def choose(self, condition: Expr, then: Expr, otherwise: Expr) -> Expr:
         """`then` where the condition holds, else `otherwise`; truth values become logic."""
-        if condition.op is Op.CONST:
-            return then if condition.attr else otherwise
+        if condition.op is Op.CONST or then is otherwise:
+            return then if condition.attr is not False else otherwise
         return ELEMENTWISE["where"](condition, then, otherwise)
 
     def conjunction(self, a: Expr, b: Expr) -> Expr:
@@ -250,7 +266,10 @@ class Tracer(TorchDispatchMode):
         if name in VIEWS:
             self._interpret_view(name, out, args, kwargs)
             return
-        element = self._element(plain, out, self._values(args), self._values(kwargs))
+        try:
+            element = self._element(plain, out, self._values(args), self._values(kwargs))
+        except UnsupportedSpec as error:
+            raise error if error.location else refuse(error.reason, here(self.file), error.hint) from None
         if element is None:
             raise refuse(f"the operator {name} is not one that can be compiled", here(self.file))
         if is_write:
@@ -326,15 +345,7 @@ class Tracer(TorchDispatchMode):
         """An in-place operator: the tensor's memory, and whatever it is a view of, takes the new elements."""
         cell = self.cell(tensor)
         old = self._current(cell)
-        location = here(self.file)
-
-        def located(index: Index) -> Expr:
-            expr = as_kind(element(index), old.kind)
-            if location is not None:
-                self.origins.setdefault(expr, location)
-            return expr
-
-        self._assign(cell, Value(old.shape, old.kind, located))
+        self._assign(cell, Value(old.shape, old.kind, self._located(element, old.kind, here(self.file))))
 
     def _assign(self, cell: Cell, new: Value) -> None:
         cell.value = new

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..dtypes import Kind
 from ..errors import UnsupportedSpec
 from ..expr import Expr, Op, apply, as_expr, const, select
 from ..integers import floordiv, modulo, polynomial, simplify
@@ -264,6 +265,24 @@ def wrap(t: Tracer, position: Expr, size: Expr) -> Expr:
     return position
 
 
+def _index_put(
+    t: Tracer, out: Value, x: Value, indices: Sequence[Value | None], value: Value, accumulate: bool = False
+) -> Element:
+    """x[mask] = scalar: the only assignment by index whose places are known element by element."""
+    (mask, *others) = [picker for picker in indices if picker is not None]
+    if others or mask.kind is not Kind.BOOL or accumulate or value.shape not in ((), (1,)):
+        raise UnsupportedSpec(
+            "an assignment at computed positions", hint="write it with torch.where, or assign a number at a boolean mask"
+        )
+    first = next(axis for axis, picker in enumerate(indices) if picker is not None)
+
+    def element(index: Index) -> Expr:
+        inside = mask.at(index[first : first + len(mask.shape)])
+        return t.choose(inside, as_kind(value.at(tuple(ZERO for _ in value.shape)), x.kind), x.at(index))
+
+    return element
+
+
 def _index_select(t: Tracer, out: Value, x: Value, axis: int, picker: Value) -> Element:
     axis = _axis(axis, len(x.shape))
 
@@ -353,6 +372,6 @@ VIEWS: dict[str, Handler] = {
 MOVES: dict[str, Handler] = {
     "cat": _cat, "stack": _stack, "constant_pad_nd": _pad, "repeat": _repeat, "flip": _flip, "roll": _roll,
     "index": _index, "_unsafe_index": _index, "index_select": _index_select, "embedding": _embedding,
-    "gather": _gather, "take_along_dim": _gather, "tril": _diagonal_keep(True), "triu": _diagonal_keep(False),
+    "index_put": _index_put, "_index_put_impl": _index_put, "gather": _gather, "take_along_dim": _gather, "tril": _diagonal_keep(True), "triu": _diagonal_keep(False),
 }  # fmt: skip
 """Results with memory of their own."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..algebra import is_const, number, simplify
 from ..dtypes import Kind
-from ..expr import Expr, Op, apply, const, select
+from ..expr import Expr, Op, apply, const, select, walk
 from .factor import ONE, ZERO, Factors, factors
+from .masks import LEFT_OUT
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -66,14 +67,12 @@ class NormalForm:
         """exp(x - m) -> exp(x) / exp(m); exp(x - log(z)) -> exp(x) / z."""
         inside: list[Expr] = []
         result = Factors()
-        for term, factor in terms(exponent, scale, self.depends):
-            if self.depends(term):
+        for term, factor in terms(simplify(exponent), scale, self.depends):
+            if self.depends(term) or term.op is Op.CONST or is_masking(term):
                 inside.append(_scaled(term, factor))
             elif term.op is Op.LOG and abs(factor) == 1.0:
                 one = self.of_factor(term.args[0])
                 result = result * one if factor > 0 else result / one
-            elif term.op is Op.CONST:
-                result = result * Factors([simplify(apply(Op.EXP, _scaled(term, factor)))])
             elif factor < 0:
                 result = result / Factors([apply(Op.EXP, _scaled(term, -factor))])
             else:
@@ -91,6 +90,8 @@ class NormalForm:
         form = NormalForm(self.t, reduction.bound)
         inside, outside = form.of(factors(reduction.body)).split(form.depends)
         core = self.t.atom("sum", inside.product(), reduction.bound, reduction.length)
+        if e in self.t.origins:
+            self.t.origins.setdefault(core, self.t.origins[e])
         return (Factors([core]) * self.of(outside) if outside.over or outside.under else Factors([core])).cancelled()
 
     def _denominator(self, e: Expr) -> Factors:
@@ -179,6 +180,11 @@ def plain(e: Expr) -> Expr:
         else:
             break
     return e
+
+
+def is_masking(e: Expr) -> bool:
+    """Whether an addend can mean "left out"; such an addend stays with the score."""
+    return any(node.op is Op.CONST and node.kind is not Kind.BOOL and number(node) <= LEFT_OUT for node in walk(e))
 
 
 def is_zero(e: Expr) -> bool:

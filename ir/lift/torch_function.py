@@ -15,7 +15,8 @@ from ..errors import TilewrightError, UnsupportedSpec
 from ..expr import Expr, Op, apply, const, load, substitute, transform, var
 from ..integers import expression, polynomial
 from ..spec import AttentionSpec, Dim, Normaliser, TensorSpec
-from .arguments import STAND_IN, Arguments, check_arguments, make_fakes
+from ..parse_expr import RESERVED
+from .arguments import ASSUMPTIONS, Arguments, Assumption, check_arguments, make_fakes
 from .functions import Definitions, symbolic_math
 from .location import Location, here, refuse, user_file
 from .recognise import Recognised, Recogniser
@@ -35,24 +36,38 @@ def lift(function: Callable[..., Any], example: Sequence[Any], name: str | None 
     the function and the reason where it cannot be compiled, ShapeError and DTypeError for a bad example.
     """
     arguments = check_arguments(function, example)
-    title = name or getattr(function, "__name__", type(function).__name__)
-    has_ones = any(size == 1 for x in arguments.tensors[:3] for size in x.shape[:3])
-    try:
-        spec = _lift_once(function, arguments, title, STAND_IN)
-        is_other_branch = not holds(spec, arguments.tensors)
-    except UnsupportedSpec:
-        if not has_ones:
-            raise
-        is_other_branch = True
-    if is_other_branch:
-        spec = _lift_once(function, arguments, title, 1)
+    title = identifier(name or getattr(function, "__name__", type(function).__name__))
+    spec = _first_that_holds(function, arguments, title)
     check_lifted(function, arguments.tensors, spec)
     return spec
 
 
-def _lift_once(function: Callable[..., Any], arguments: Arguments, name: str, stand_in: int) -> AttentionSpec:
+def _first_that_holds(function: Callable[..., Any], arguments: Arguments, name: str) -> AttentionSpec:
+    """The most general reading of the function that holds for the example; the first refusal where none does."""
+    refusal: UnsupportedSpec | None = None
+    for assumption in ASSUMPTIONS:
+        try:
+            spec = _lift_once(function, arguments, name, assumption)
+        except UnsupportedSpec as error:
+            refusal = refusal or error
+            continue
+        if holds(spec, arguments.tensors):
+            return spec
+    raise refusal or UnsupportedSpec(f"{name} branches on sizes in a way that the example's own sizes do not follow")
+
+
+def identifier(name: str) -> str:
+    """A name that spec text can hold; lambdas are called attention."""
+    plain = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_") or "attention"
+    is_reserved = plain in RESERVED or plain == "lambda" or plain[0].isdigit()
+    return "attention" if plain == "lambda" else f"{plain}_" if is_reserved and not plain[0].isdigit() else plain
+
+
+def _lift_once(
+    function: Callable[..., Any], arguments: Arguments, name: str, assumption: Assumption
+) -> AttentionSpec:
     sizes = Sizes()
-    fakes = make_fakes(sizes, arguments, stand_in)
+    fakes = make_fakes(sizes, arguments, assumption)
     tracer = Tracer(sizes, user_file(function))
     for fake, tensor_name in zip(fakes, arguments.names, strict=True):
         tracer.bind_argument(fake, tensor_name)
@@ -102,7 +117,7 @@ def _read(
     index = tuple(var(n) for n in ("b", "h", "i", ELEMENT))
     for variable, size in zip(index, wanted, strict=True):
         tracer.ranges[str(variable.attr)] = tracer.size(size)
-    recogniser = Recogniser(tracer, arguments.group, index[-1])
+    recogniser = Recogniser(tracer, arguments.group, index[-1], where)
     return recogniser.read(tracer.value(result).at(index))
 
 
@@ -136,13 +151,15 @@ def _spec(
         captured=captured, score=as_float(rename(found.score)), keep=rename(found.keep),
         normaliser=Normaliser(rule.kind, rule.sink and as_float(rename(rule.sink)),
                               rule.weight and as_float(rename(rule.weight)), rule.epsilon),
-        requires=requirements(tracer, rename),
+        requires=requirements(tracer, fakes, rename),
     )  # fmt: skip
 
 
-def requirements(tracer: Tracer, rename: HeadNames) -> Expr:
+def requirements(tracer: Tracer, fakes: tuple[torch.Tensor, ...], rename: HeadNames) -> Expr:
     """The conjunction of what the trace needed of the sizes."""
     total = const(True)
+    if not isinstance(fakes[0].shape[1], torch.SymInt):
+        total = apply(Op.EQ, var("Hq"), const(fakes[0].shape[1]))
     for condition in tracer.sizes.requirements():
         total = apply(Op.AND, total, rename(condition))
     return simplify(total)
