@@ -12,8 +12,13 @@ from ...ir.program import Alloc, Program, Region
 from ...ir.shapes import COMPUTED, Shapes, TileType, infer, program_line
 from ...ir.spec import SIZES
 from .expressions import ExpressionWriter, folded
+from .functions import FUNCTIONS
 
-CLASHES = ("tl", "triton", "torch", "range", "float", "int", "max", "min", "strides", "bucket", "tile_summary", "pid")
+# What the file uses beside the program's names: modules, builtins, its own functions.
+CLASHES = (
+    "tl", "triton", "torch", "range", "float", "configs", "CONFIGS", "size_class", "check", "strides", "tile_summary",
+    "programs", *FUNCTIONS,
+)  # fmt: skip
 
 
 class Names:
@@ -123,10 +128,18 @@ def padded_size(size: int) -> int:
 
 
 def new_context(program: Program) -> Context:
-    """The context of a program, with its regions prepared. Raises ProgramError when its types do not fit."""
+    """The context of a program, with its regions prepared.
+
+    Raises ProgramError when its types do not fit, LoweringError for a size whose name the file needs.
+    """
     shapes = infer(program)
     dims = [dim for param in program.params for dim in param.dims if isinstance(dim, str)]
     sizes = tuple(dim for dim in dict.fromkeys((*SIZES, *dims)) if dim in dims and dim not in shapes.sizes)
+    clash = sorted({*sizes, *shapes.sizes} & {*CLASHES})
+    if clash:
+        raise LoweringError(
+            f"target triton: {program.name} has a size named {clash[0]!r}, which the generated file needs; rename it"
+        )
     context = Context(program, shapes, Names(_names_of(program, shapes)), sizes)
     for region in program.regions:
         _add_region(context, region)

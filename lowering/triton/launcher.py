@@ -36,6 +36,8 @@ def write_launcher(context: Context, kernels: list[Kernel]) -> Launcher:
     params = context.program.params
     inputs = [p for p in params if not p.is_output]
     outputs = [p for p in params if p.is_output]
+    if not inputs:
+        raise LoweringError(f"target triton: {context.program.name} has no input, so no sizes and no device; add one")
     names = [context.names(p.name) for p in outputs]
     signature = ", ".join([*(context.names(p.name) for p in inputs), "*", *(f"{name}=None" for name in names)])
     tensors = [f"{context.names(p.name)}: {p.dtype.value} [{', '.join(map(str, p.dims))}]" for p in params]
@@ -85,15 +87,8 @@ def _outputs(context: Context, inputs: list[Param], outputs: list[Param]) -> lis
 
 
 def _checks(context: Context, params: tuple[Param, ...]) -> list[str]:
-    rows = [
-        f'    ("{p.name}", {context.names(p.name)}, {TORCH_TYPES[p.dtype]}, {_shape(context, p.dims)}),' for p in params
-    ]
-    return [
-        "for name, tensor, dtype, shape in (", *rows, "):",
-        "    if tensor.dtype != dtype or tuple(tensor.shape) != shape:",
-        '        got = f"{tensor.dtype} {tuple(tensor.shape)}"',
-        f'        raise ValueError(f"{context.program.name}: {{name}} is {{got}}, wanted {{dtype}} {{shape}}")',
-    ]  # fmt: skip
+    rows = [f'("{p.name}", {context.names(p.name)}, {TORCH_TYPES[p.dtype]}, {_shape(context, p.dims)})' for p in params]
+    return ["check(", *(f"    {row}," for row in rows), ")"]
 
 
 def _buffer(context: Context, inputs: list[Param], alloc: Alloc) -> str:

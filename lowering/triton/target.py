@@ -24,6 +24,7 @@ class TritonTarget:
     """Triton 3.6 and newer."""
 
     name = "triton"
+    includes: Path | None = None
 
     def default_arch(self) -> str:
         """The architecture of this machine's GPU, sm_90 where there is none or one that has no table of its own."""
