@@ -35,19 +35,13 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
-Spec = Annotated[
-    str, typer.Argument(metavar="SPEC", help="path/to/file.py:function or package.module:function")
-]
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="path/to/file.py:function or package.module:function")]
 Target = Annotated[str, typer.Option(help="auto, cpu or triton.")]
-Arch = Annotated[
-    str | None, typer.Option(help="The target's architecture, such as sm_90; default: this machine's.")
-]
+Arch = Annotated[str | None, typer.Option(help="The target's architecture, such as sm_90; default: this machine's.")]
 Element = Annotated[str | None, typer.Option("--dtype", help="f32, bf16 or f16; default: the example's.")]
 Shape = Annotated[str | None, typer.Option(help="B,H,Hkv,M,N,D[,Dv] of random example tensors.")]
 File = Annotated[Path | None, typer.Option("--out", help="The file to write; default: standard output.")]
-Folder = Annotated[
-    Path | None, typer.Option("--out", help="The folder to write; default: one named for the kernel.")
-]
+Folder = Annotated[Path | None, typer.Option("--out", help="The folder to write; default: one named for the kernel.")]
 Thorough = Annotated[bool, typer.Option("--thorough", help="Verify on many more sizes.")]
 Show = Callable[[dict[str, Any], str], None]
 
@@ -112,10 +106,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("import", total=None)
-        yield lambda stage, done, total: bars.update(
-            task, description=stage, completed=done, total=total or None
-        )
+        task = bars.add_task("working", total=None)
+        yield lambda stage, done, total: bars.update(task, description=stage, completed=done, total=total or None)
 
 
 def _element(text: str | None) -> DType | None:
@@ -162,7 +154,7 @@ def lift(
     json: Json = False,
 ) -> None:
     """Show what a PyTorch function computes, as spec text."""
-    with _summary(json) as show:
+    with _summary(json) as show, _progress():
         from .kernels.commands import lift_command
 
         result = lift_command(source, _example(dtype, shape), out)
@@ -183,7 +175,7 @@ def transfer(  # noqa: PLR0913 - one parameter per option of the contract
     from .kernels.options import Options
 
     Options(engine=engine)
-    with _summary(json) as show:
+    with _summary(json) as show, _progress():
         from .kernels.commands import transfer_command
 
         result = transfer_command(reference, spec, _example(dtype, shape), out)
@@ -199,7 +191,7 @@ def lower(
     json: Json = False,
 ) -> None:
     """Build a kernel from a program's text and nothing else."""
-    with _summary(json) as show:
+    with _summary(json) as show, _progress():
         from .kernels.commands import lower_command
 
         result = lower_command(program, target, arch, out)

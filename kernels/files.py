@@ -10,7 +10,8 @@ __all__ = ["write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's contents in one step; a reader sees the old text or the new one."""
+    """Replace a file in one step, making its folder; a reader sees the old text or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with open(handle, "w", encoding="utf-8") as file:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ def generate(request: Request, progress: Progress | None = None) -> dict[str, An
 
     Raises the errors of `compile`, but not VerificationError: the summary's "verified" says how that went.
     """
+    if request.out is not None:
+        with _writing(request.out):
+            request.out.mkdir(parents=True, exist_ok=True)
     memory = request.memory()
     answer = recall(memory) if memory is not None else None
     if answer is None:
@@ -105,15 +109,23 @@ def _write(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
     folder = request.out or Path(f"{answer['name']}-{answer['target']}-{answer['dtype']}")
     summary = {name: value for name, value in answer.items() if name != FILES}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in answer[FILES].items():
             write_text(folder / name, text)
     except OSError as error:
         raise TilewrightError(f"{folder}: {error.strerror}; name a folder that can be written with --out DIR") from None
-    names = {Path(name).stem: str(folder / name) for name in answer[FILES]}
+    names = {Path(name).stem: str(folder / name) for name in answer[FILES] if "/" not in name}
     return summary | {
         "source": names["kernel"],
         "program": names["program"],
         "manifest": names["manifest"],
         "directory": str(folder),
     }
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one message."""
+    try:
+        yield
+    except OSError as error:
+        raise TilewrightError(f"{folder}: {error.strerror}; name a folder that can be written with --out DIR") from None

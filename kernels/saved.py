@@ -1,4 +1,4 @@
-"""A kernel as a directory: source, program.txt, spec.txt, manifest.json. Nothing in it is ever executed.
+"""A kernel as a directory: source, program.txt, spec.txt, manifest.json. Nothing in it is executed.
 
 Loading parses the program's text, lowers it again and compares with the saved source, so a directory can do
 no more than the program that one can read in it. The manifest's hashes find damaged files.
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from ..ir.errors import TilewrightError
 from ..ir.parser import parse_program, parse_spec
 from ..ir.printer import print_program, print_spec
+from ..lowering import TARGETS
 from .compiled import Compiled, lower_program
 from .files import write_text
 from .kernel import Kernel
@@ -31,6 +33,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PROGRAM = "program.txt"
 SPEC = "spec.txt"
+HEADERS = "include"  # for people who build the source themselves; loading reads none of them
+INCLUDE = re.compile(r'^#include "([\w.]+)"', re.MULTILINE)
 MAX_FILE_BYTES = 4 << 20
 LOADABLE = {"cpu", "triton"}
 
@@ -38,7 +42,6 @@ LOADABLE = {"cpu", "triton"}
 def save(compiled: Compiled, directory: Path) -> Path:
     """Write a kernel's files, each whole or not at all, the manifest last; returns the directory."""
     files = contents(compiled)
-    directory.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_text(directory / name, text)
     write_text(directory / MANIFEST, manifest_text(compiled, files))
@@ -50,7 +53,20 @@ def contents(compiled: Compiled) -> dict[str, str]:
     files = {source_name(compiled): compiled.lowered.source, PROGRAM: print_program(compiled.program)}
     if compiled.spec is not None:
         files[SPEC] = print_spec(compiled.spec)
-    return files
+    return files | _headers(compiled)
+
+
+def _headers(compiled: Compiled) -> dict[str, str]:
+    """The headers that the source includes, and those that they include, so that the folder builds on its own."""
+    folder = TARGETS[compiled.lowered.target].includes
+    found: dict[str, str] = {}
+    texts = [compiled.lowered.source] if folder is not None else []
+    while texts and folder is not None:
+        names = {name for name in INCLUDE.findall(texts.pop()) if f"{HEADERS}/{name}" not in found}
+        for name in sorted(names):
+            found[f"{HEADERS}/{name}"] = (folder / name).read_text(encoding="utf-8")
+            texts.append(found[f"{HEADERS}/{name}"])
+    return found
 
 
 def source_name(compiled: Compiled) -> str:
@@ -77,7 +93,7 @@ def manifest_of(compiled: Compiled, files: dict[str, str]) -> dict[str, Any]:
         "outputs": [{"name": p.name, "dtype": p.dtype.value, "dims": list(p.dims)} for p in compiled.outputs],
         "sizes": compiled.fixed,
         "source": source_name(compiled),
-        "sha256": {name: _sha256(text) for name, text in files.items()},
+        "sha256": {name: _sha256(text) for name, text in files.items() if not name.startswith(HEADERS)},
         "verified": report is not None and report.verified,
         "report": None if report is None else report.to_json(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},

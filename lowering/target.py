@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..ir.program import Program
@@ -27,6 +28,7 @@ class Target(Protocol):
     """One row of `TARGETS` in lowering/__init__.py."""
 
     name: str
+    includes: Path | None  # the headers that its sources include
 
     def default_arch(self) -> str:
         """The architecture of this machine, or the most common one where it has none of the target's devices."""

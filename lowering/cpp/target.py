@@ -22,6 +22,7 @@ class CpuTarget:
     """C++ with the headers of `include/`."""
 
     name = "cpu"
+    includes: Path | None = INCLUDES
 
     def default_arch(self) -> str:
         """The best instruction set level of this machine, or the one that TILEWRIGHT_ISA asks for."""

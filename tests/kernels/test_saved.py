@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 import tilewright as tw
+from tilewright.lowering.toolchain import find_compiler
 
 from .conftest import causal_eager, qkv
 
@@ -41,11 +43,19 @@ def test_round_trip(saved: Path, causal: tw.Kernel) -> None:
 
 def test_files_and_manifest(saved: Path, causal: tw.Kernel) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
-    assert sorted(path.name for path in saved.iterdir()) == sorted([*manifest["sha256"], "manifest.json"])
+    names = [*manifest["sha256"], "manifest.json", "include"]
+    assert sorted(path.name for path in saved.iterdir()) == sorted(names)
     assert (saved / manifest["source"]).read_text() == causal.source
     assert (saved / "program.txt").read_text() == str(causal.program)
     assert manifest["verified"] is True
     assert (manifest["target"], manifest["dtype"], manifest["sizes"]) == ("cpu", "f32", {"D": 16, "Dv": 16})
+
+
+def test_the_source_builds_on_its_own(saved: Path) -> None:
+    """With the command that its header gives."""
+    compiler = find_compiler()
+    command = [*compiler.command, "-O0", "-std=c++17", "-march=native", "-fopenmp", "-fsyntax-only"]
+    subprocess.run([*command, "-I", str(saved / "include"), str(saved / "kernel.cpp")], check=True, timeout=120)
 
 
 def test_a_changed_file_is_found(saved: Path) -> None:
