@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tilewright.bench.cases import Case, Shape
 from tilewright.bench.measure import measure
 from tilewright.bench.rows import PEAK, write_rows
+from tilewright.bench.variants import VARIANTS
 
 CONTRACT = {
     "suite", "case", "impl", "target", "dtype", "shape", "median_ms", "min_ms", "max_ms", "gflops",
@@ -92,6 +94,32 @@ def test_the_budget_admits_another_order_of_the_same_sums(small_case, implementa
         return case.variant.spec(*(t.float() for t in inputs.tensors[:3]), *inputs.captured).to(o.dtype)
 
     assert rows_of(case, [implementation("fused", fused)], session)["fused"].error is None
+
+
+def test_the_budget_admits_one_running_sum_over_many_keys(implementation, session) -> None:
+    """Fused kernels add values key by key; eager adds blocks, and its error at a large N is far smaller."""
+    case = Case(VARIANTS["full"], "f32", Shape(1, 1, 1, 16, 16384, 8, 8))
+
+    def running(o):
+        q, k, v = case.inputs(torch.device("cpu")).tensors
+        weights = torch.exp(q @ k.transpose(-2, -1) / 8**0.5)
+        sums = torch.zeros(1, 1, 16, 9)
+        values = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
+        for j in range(16384):
+            sums += weights[..., j : j + 1] * values[..., j : j + 1, :]
+        return sums[..., :8] / sums[..., 8:]
+
+    assert rows_of(case, [implementation("running", running)], session)["running"].error is None
+
+
+def test_one_key_lost_among_many_is_noticed(implementation, session) -> None:
+    case = Case(VARIANTS["full"], "f32", Shape(1, 1, 1, 16, 32768, 8, 8))
+
+    def short(o):
+        q, k, v = case.inputs(torch.device("cpu")).tensors
+        return case.variant.spec(q, k[:, :, :-1], v[:, :, :-1])
+
+    assert "wrong result" in rows_of(case, [implementation("short", short)], session)["short"].error
 
 
 def test_a_case_that_is_not_covered_has_no_row(small_case, session) -> None:
