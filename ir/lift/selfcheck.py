@@ -53,14 +53,16 @@ def holds(spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def run_function(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Array | None:
-    """The function's result in fp64, or None where it does not accept these sizes."""
-    try:
-        with torch.no_grad():
-            result = function(*tensors)
-    except Exception:  # noqa: BLE001: a function may refuse sizes that its author did not mean
-        return None
-    result = result[0] if isinstance(result, (tuple, list)) else result
-    return np.asarray(result.double().numpy())
+    """The function's result in fp64 (fp32 where it only takes that), or None where it refuses these sizes."""
+    for dtype in (torch.float64, torch.float32):  # finfo(float64).min does not fit where PyTorch wants a float32
+        try:
+            with torch.no_grad():
+                result = function(*(x.to(dtype) if x.is_floating_point() else x for x in tensors))
+        except Exception:  # noqa: BLE001, S112 (a function may refuse sizes that its author did not mean)
+            continue
+        result = result[0] if isinstance(result, (tuple, list)) else result
+        return np.asarray(result.double().numpy())
+    return None
 
 
 def difference(got: Array, lse: Array, expected: Array) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -166,24 +166,23 @@ class Sizes:
                 named.setdefault(same, name)
         self.names = {**self.names, **named}
 
-    def name(self, size: Any) -> Dim:
+    def name(self, size: Any, rename: Callable[[Expr], Expr]) -> Dim:
         """A size as a dim: a number, or the name of a size (its own, where it equals no single other)."""
-        expr = self.expr(size)
+        expr = rename(self.expr(size))
         if isinstance(expr.attr, (int, str)):
             return expr.attr
-        return str(self.original[size.node.expr].attr)
+        return str(self.original[size.node._expr].attr)
 
-    def requirements(self) -> list[Expr]:
+    def requirements(self, rename: Callable[[Expr], Expr]) -> list[Expr]:
         """What sizes must fulfil for the trace to hold: equalities that were needed, branches that were taken."""
         found = []
         for symbol, name in self.original.items():
-            value = self.convert(self.env.replace(symbol))
+            value = rename(self.convert(self.env.replace(symbol)))
             is_dim = str(name.attr) not in SIZES and value.op in (Op.VAR, Op.CONST)
-            if value is not name and not is_dim:
-                found.append(apply(Op.EQ, name, value))
-        found += [self.convert(self.env.replace(branch.condition)) for branch in self.env.branches]
-        found += [self.convert(self.env.replace(guard)) for guard in self._slice_guards()]
-        return found
+            if value is not rename(name) and not is_dim:
+                found.append(apply(Op.EQ, rename(name), value))
+        conditions = [*(branch.condition for branch in self.env.branches), *self._slice_guards()]
+        return found + [rename(self.convert(self.env.replace(condition))) for condition in conditions]
 
     def _slice_guards(self) -> list[Any]:
         """Bounds that operators asked of a captured tensor's size, such as that a slice lies inside."""

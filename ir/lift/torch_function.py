@@ -14,7 +14,7 @@ from ..dtypes import Kind
 from ..errors import TilewrightError, UnsupportedSpec
 from ..expr import Expr, Op, apply, const, load, substitute, transform, var
 from ..integers import expression, polynomial
-from ..spec import AttentionSpec, Dim, Normaliser, TensorSpec
+from ..spec import AttentionSpec, Normaliser, TensorSpec
 from ..parse_expr import RESERVED
 from .arguments import ASSUMPTIONS, Arguments, Assumption, check_arguments, make_fakes
 from .functions import Definitions, symbolic_math
@@ -142,7 +142,7 @@ def _spec(
     q, _, v = arguments.tensors[:3]
     rename = HeadNames(arguments.group)
     captured = tuple(
-        TensorSpec(tensor_name, DTYPES[fake.dtype], tuple(rename.dim(tracer.sizes.name(s)) for s in fake.shape))
+        TensorSpec(tensor_name, DTYPES[fake.dtype], tuple(tracer.sizes.name(s, rename) for s in fake.shape))
         for tensor_name, fake in zip(arguments.names[3:], fakes[3:], strict=True)
     )
     rule = found.normaliser
@@ -160,8 +160,8 @@ def requirements(tracer: Tracer, fakes: tuple[torch.Tensor, ...], rename: HeadNa
     total = const(True)
     if not isinstance(fakes[0].shape[1], torch.SymInt):
         total = apply(Op.EQ, var("Hq"), const(fakes[0].shape[1]))
-    for condition in tracer.sizes.requirements():
-        total = apply(Op.AND, total, rename(condition))
+    for condition in tracer.sizes.requirements(rename):
+        total = apply(Op.AND, total, condition)
     return simplify(total)
 
 
@@ -178,10 +178,6 @@ class HeadNames:
 
     def __call__(self, e: Expr) -> Expr:
         return simplify(transform(e, self._rename))
-
-    def dim(self, dim: Dim) -> Dim:
-        """A dim of a captured tensor."""
-        return "Hq" if dim == "Hkv" and self.group == 1 else dim
 
     def _rename(self, node: Expr) -> Expr | None:
         if node.op is Op.VAR and node.attr == "Hkv" and self.group == 1:

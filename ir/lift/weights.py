@@ -53,6 +53,8 @@ class NormalForm:
             return self._exponential(e.args[0], scale)
         if e.op is Op.POW and is_const(e.args[0]) and number(e.args[0]) > 0:
             return self._exponential(e.args[1], math.log(number(e.args[0])))
+        if e.op is Op.SIGMOID and not self.depends(e):
+            return self._gate(e)
         if e.op is Op.ADD and not self.depends(e):
             return self._denominator(e)
         if e.op is Op.MAX and is_const(e.args[1]) and 0 <= number(e.args[1]) <= NEGLIGIBLE:
@@ -83,6 +85,14 @@ class NormalForm:
         for term in inside[1:]:
             total = apply(Op.ADD, total, term)
         return Factors([apply(Op.EXP, simplify(total))]) * result
+
+    def _gate(self, e: Expr) -> Factors:
+        """sigmoid(log(z) - y) -> z / (z + exp(y))."""
+        odds = self._exponential(e.args[0], 1.0)
+        if not _has_sum(odds, self.t):
+            return Factors([e])
+        total = apply(Op.ADD, Factors(odds.over).product(), Factors(odds.under).product())
+        return Factors(odds.over) / self._denominator(total)
 
     def _sum(self, e: Expr) -> Factors:
         """A sum with everything outside that does not depend on its index."""
