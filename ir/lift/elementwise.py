@@ -178,7 +178,7 @@ def _gelu(x: Expr, approximate: Any = "none") -> Expr:
 
 def _elu(x: Expr, alpha: Expr = const(1.0), scale: Expr = const(1.0), input_scale: Expr = const(1.0)) -> Expr:
     alpha, scale, input_scale = (as_kind(e, Kind.FLOAT) for e in (alpha, scale, input_scale))
-    return select(0.0 < x, x * scale, (apply(Op.EXP, x * input_scale) - 1.0) * alpha * scale)
+    return select(x > 0.0, x * scale, (apply(Op.EXP, x * input_scale) - 1.0) * alpha * scale)
 
 
 def _softplus(x: Expr, beta: Expr = const(1.0), threshold: Expr = const(20.0)) -> Expr:
@@ -188,7 +188,7 @@ def _softplus(x: Expr, beta: Expr = const(1.0), threshold: Expr = const(20.0)) -
 
 
 def _leaky_relu(x: Expr, slope: Expr = const(0.01)) -> Expr:
-    return select(0.0 < x, x, x * as_kind(slope, Kind.FLOAT))
+    return select(x > 0.0, x, x * as_kind(slope, Kind.FLOAT))
 
 
 def _log_sigmoid(x: Expr) -> Expr:

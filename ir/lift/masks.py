@@ -99,7 +99,7 @@ def conjuncts(condition: Expr) -> list[Expr]:
 
 def assume(e: Expr, facts: list[Expr]) -> Expr:
     """The expression where the facts hold: choices on them are decided."""
-    decided = {fact: TRUE for fact in facts} | {simplify(apply(Op.NOT, fact)): FALSE for fact in facts}
+    decided = dict.fromkeys(facts, TRUE) | {simplify(apply(Op.NOT, fact)): FALSE for fact in facts}
 
     def replace(node: Expr) -> Expr | None:
         if node.op is not Op.SELECT:

@@ -322,7 +322,7 @@ def split_at_nonlinearity(weight: Expr, reads_scores: object) -> tuple[Expr, Exp
         (node,) = inner
         if is_nonlinear:
             break
-    if node is weight or node is S and weight is S:
+    if node is weight or (node is S and weight is S):
         return weight, S
     if not any(n.op in NONLINEAR for n in _path(weight, node)):
         return weight, S

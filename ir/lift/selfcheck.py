@@ -58,7 +58,7 @@ def run_function(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) 
         try:
             with torch.no_grad():
                 result = function(*(x.to(dtype) if x.is_floating_point() else x for x in tensors))
-        except Exception:  # noqa: BLE001, S112 (a function may refuse sizes that its author did not mean)
+        except Exception:  # noqa: BLE001 (a function may refuse sizes that its author did not mean)
             continue
         result = result[0] if isinstance(result, (tuple, list)) else result
         return np.asarray(result.double().numpy())

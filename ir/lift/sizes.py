@@ -133,7 +133,7 @@ class Sizes:
             return const(bool(node))
         if node.is_Integer:
             return const(int(node))
-        if node.is_number and not node.args or name in ("Rational", "Half"):
+        if (node.is_number and not node.args) or name in ("Rational", "Half"):
             return const(float(node))
         return self._compound(name, node)
 

@@ -70,14 +70,14 @@ def is_nonnegative(n: Expr) -> bool:
     if n.op is Op.NEG:
         inner = n.args[0]
         return inner.op is Op.MIN and any(is_const(arg) and number(arg) <= 0 for arg in inner.args)
-    return n.op is Op.ABS or n.op is Op.MAX and any(is_const(arg) and number(arg) >= 0 for arg in n.args)
+    return n.op is Op.ABS or (n.op is Op.MAX and any(is_const(arg) and number(arg) >= 0 for arg in n.args))
 
 
 def _is_closed(e: Expr, n: Expr) -> bool:
     """Whether e is made of n and literals with operations that can be run."""
     if e is n or e.op is Op.CONST:
         return True
-    runs = e.op in TORCH or e.op is Op.CAST and e.attr in (DType.F32, DType.F64, DType.I64, DType.I32)
+    runs = e.op in TORCH or (e.op is Op.CAST and e.attr in (DType.F32, DType.F64, DType.I64, DType.I32))
     return runs and all(_is_closed(arg, n) for arg in e.args)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +13,9 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from ..algebra import simplify
 from ..dtypes import Kind
 from ..errors import TilewrightError, UnsupportedSpec
-from ..expr import Expr, Op, apply, const, load, substitute, transform, var
+from ..expr import Expr, Op, apply, const, transform, var
 from ..integers import expression, polynomial
 from ..spec import AttentionSpec, Normaliser, TensorSpec
-from ..parse_expr import RESERVED
 from .arguments import ASSUMPTIONS, Arguments, Assumption, check_arguments, make_fakes
 from .functions import Definitions, symbolic_math
 from .location import Location, here, refuse, user_file
@@ -58,9 +58,9 @@ def _first_that_holds(function: Callable[..., Any], arguments: Arguments, name: 
 
 def identifier(name: str) -> str:
     """A name that spec text can hold; lambdas are called attention."""
-    plain = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_") or "attention"
-    is_reserved = plain in RESERVED or plain == "lambda" or plain[0].isdigit()
-    return "attention" if plain == "lambda" else f"{plain}_" if is_reserved and not plain[0].isdigit() else plain
+    plain = "".join(c if c.isalnum() or c == "_" else "_" for c in name).strip("_")
+    is_name = plain.isidentifier() and not keyword.iskeyword(plain)
+    return plain if is_name else f"attention_{plain}" if plain and plain != "lambda" else "attention"
 
 
 def _lift_once(

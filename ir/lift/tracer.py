@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..dtypes import Kind
 from ..errors import UnsupportedSpec
 from ..expr import Expr, Op, apply, const, load, var, walk
-from ..integers import Ranges, add, is_nonnegative, polynomial, simplify
+from ..integers import add, is_nonnegative, polynomial, simplify
 from .constants import constant_element
 from .create import CREATIONS
 from .elementwise import ELEMENTWISE
@@ -261,7 +261,7 @@ class Tracer(TorchDispatchMode):
             raise refuse(f"{plain} draws random numbers", here(self.file), "use dropout of 0 for inference")
 
     def _interpret(self, name: str, func: Any, out: Any, args: Any, kwargs: Any) -> None:
-        is_write = name.endswith("_") and not name.endswith("__") or "out" in kwargs
+        is_write = (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
         plain = name.rstrip("_") if is_write and not name.startswith("__") else name
         if name in VIEWS:
             self._interpret_view(name, out, args, kwargs)

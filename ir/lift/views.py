@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import Kind
 from ..errors import UnsupportedSpec
-from ..expr import Expr, Op, apply, as_expr, const, select
+from ..expr import Expr, Op, apply, as_expr, const
 from ..integers import floordiv, modulo, polynomial, simplify
 from .value import Element, Index, Value, as_kind
 

@@ -181,11 +181,7 @@ def plain(e: Expr) -> Expr:
     """
     while e.op is Op.SELECT:
         condition, then, otherwise = e.args
-        if condition.op is Op.NE and condition.args == (otherwise, otherwise) and then.op is Op.CONST:
-            e = otherwise
-        elif condition.op is Op.EQ and is_const(condition.args[1], 0.0) and condition.args[0] is otherwise:
-            e = otherwise
-        elif condition.op is Op.EQ and condition.args[0] is then and is_const(condition.args[1], 0.0):
+        if (condition.op is Op.NE and condition.args == (otherwise, otherwise) and then.op is Op.CONST) or (condition.op is Op.EQ and is_const(condition.args[1], 0.0) and condition.args[0] is otherwise) or (condition.op is Op.EQ and condition.args[0] is then and is_const(condition.args[1], 0.0)):
             e = otherwise
         else:
             break

@@ -8,7 +8,7 @@ from grouped import GROUPED
 from written_by_hand import VARIANTS
 
 from tilewright.ir.lift import lift
-from tilewright.ir.lift.selfcheck import difference, holds, resized
+from tilewright.ir.lift.selfcheck import difference, holds
 from tilewright.ir.parser import parse_spec
 from tilewright.ir.printer import print_spec
 from tilewright.ir.reference import reference
