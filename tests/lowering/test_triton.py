@@ -15,7 +15,10 @@ from tilewright.ir.transfer import Orchestration, transfer
 from tilewright.kernels.dtypes import as_array, to_torch
 from tilewright.kernels.oracle import distance, expect
 from tilewright.kernels.references import reference_program
+from tilewright.lowering import TARGETS
 from tilewright.lowering.triton.interpreter import interpret
+from tilewright.lowering.triton.target import import_source
+from tilewright.schedules.tuning import choose
 
 TEXT = """\
 @attention(D={d}, Dv={dv}, group={group})
@@ -254,3 +257,20 @@ def test_other_statements() -> None:
     assert torch.equal(double, 2 * x)
     exact = weight.double() * (double.double().amax(1) + double.double().sum(1))
     np.testing.assert_allclose(total.numpy(), exact.numpy(), rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_on_a_gpu(name: str, dtype: str) -> None:
+    """The compiled kernel, with the tiles and tuning of this GPU."""
+    target = TARGETS["triton"]
+    spec = VARIANTS[name].spec(d=64, dv=64, dtype=dtype)
+    program = program_of(spec, choose(spec, "triton", target.default_arch()))
+    module = import_source(target.lower(program, target.default_arch()).source)
+    for rows, columns in ((300, 333), (1, 64), (1024, 1024)):
+        tensors = arguments(spec, batch=2, rows=rows, columns=columns)
+        outputs = getattr(module, module.__all__[0])(*(tensor.cuda() for tensor in tensors))
+        o = outputs[0] if isinstance(outputs, tuple) else outputs
+        expected = expect(None, spec, tensors)
+        assert distance(as_array(o.cpu()), expected.o.exact) <= expected.o.budget
