@@ -7,7 +7,8 @@ from ..ir.spec import AttentionSpec
 from ..ir.transfer import Orchestration
 
 # Rows x columns of a CPU tile by widest head dimension (up to and including), first fit. Products in tile registers
-# (amx) are so fast that the softmax decides: few rows keep scores, weights and accumulators in the first-level cache.
+# (amx) are so fast that the softmax decides: few rows keep scores, weights and accumulators in the first-level cache,
+# and two stages let one tile's scores be multiplied while the weights of the one before are still being stored.
 CPU_TILES = ((128, (128, 64)), (256, (64, 64)), (1 << 30, (32, 64)))
 AMX_TILES = ((256, (32, 128)), (1 << 30, (32, 64)))
 # Rows x columns of a GPU block's tile, likewise: the largest that compile without spilling registers. Where operands of
@@ -27,9 +28,9 @@ def choose(spec: AttentionSpec, target: str, arch: str) -> Orchestration:
     """The orchestration that transfer starts from on this target."""
     width = max(spec.head_dim, spec.value_dim)
     if target == "cpu":
-        table = AMX_TILES if arch == "amx" and spec.dtype is DType.BF16 else CPU_TILES
-        rows, columns = next(tiles for limit, tiles in table if width <= limit)
-        return Orchestration((("m", rows), ("n", columns)), is_packed=True)
+        is_amx = arch == "amx" and spec.dtype is DType.BF16
+        rows, columns = next(tiles for limit, tiles in (AMX_TILES if is_amx else CPU_TILES) if width <= limit)
+        return Orchestration((("m", rows), ("n", columns)), stages=2 if is_amx else 1, is_packed=True)
     tables = MMA_SYNC_TILES if arch in MMA_SYNC else GPU_TILES
     rows, columns = next(tiles for limit, tiles in tables[_on_gpu(spec.dtype)] if width <= limit)
     return Orchestration((("m", rows), ("n", columns)))

@@ -30,6 +30,7 @@ from ...ir.program import (
 from .expressions import Lanes, Term, emit, identifier
 from .loops import LoopWriter, domain_of
 from .rows import Run, split_body
+from .stages import split_stages
 from .storage import C_TYPE, LANES, is_packing, round_up
 from .sweeps import Frame, RunWriter
 
@@ -276,16 +277,53 @@ def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
         raise LoweringError(f"{print_statement(s)}: on the cpu the tile of a loop is a multiple of {LANES}")
     domain = domain_of(s, w.program, w.frame.shapes)
     w.scalars[s.name] = Term(identifier(s.name), Kind.INT)
-    writer = LoopWriter(dict(w.scalars), w.frame.names, w._indent(), w.lines)
-    writer.write(s, domain, w.frame.extents[s.name])
+    loop = LoopWriter(dict(w.scalars), w.frame.names, w._indent(), w.lines, s, domain, w.frame.extents[s.name])
     before = w.ragged, set(w.declared)
     w.ragged = w.ragged | {s.name} if s.part != "full" or domain is None else w.ragged - {s.name}
-    w.depth += 2
-    w.bind_tile(s.name)
-    w.body(s.body)
-    w.depth -= 2
+    loop.bounds()
+    w.depth += 1
+    if s.stages > 1:
+        _pipelined(w, s, loop)
+    else:
+        loop.each()
+        _tile_body(w, s, s.body)
+        w.add("}")
+    w.depth -= 1
     w.ragged, w.declared = before
-    w.add("    }")
+    w.add("}")
+
+
+def _tile_body(w: BodyWriter, s: TileLoop, body: tuple[Statement, ...]) -> None:
+    w.depth += 1
+    w.bind_tile(s.name)
+    w.body(body)
+    w.depth -= 1
+
+
+def _pipelined(w: BodyWriter, s: TileLoop, loop: LoopWriter) -> None:
+    """stages > 1: the next tile's first product runs before this tile's last one, so that what one stores has
+    settled when the other reads it."""
+    head, middle, tail = split_stages(s)
+    n, at, after = identifier(s.name), w.frame.names.fresh(f"{s.name}_at"), w.frame.names.fresh(f"{s.name}_next")
+    first, exists, follower = loop.walk()
+
+    def ahead(tile: str) -> None:
+        w.add(f"if ({exists.format(tile)}) {{")
+        w.add(f"    const int {n} = {tile};")
+        _tile_body(w, s, head)
+        w.add("}")
+
+    w.add(f"int {at} = {first};")
+    ahead(at)
+    w.add(f"while ({exists.format(at)}) {{")
+    w.depth += 1
+    w.add(f"const int {n} = {at}, {after} = {follower.format(n)};")
+    w.bind_tile(s.name)
+    w.body(middle)
+    ahead(after)
+    w.body(tail)
+    w.add(f"{at} = {after};")
+    w.depth -= 1
     w.add("}")
 
 

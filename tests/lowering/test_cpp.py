@@ -11,6 +11,7 @@ import torch
 from tilewright.ir.dtypes import DType
 from tilewright.ir.errors import LoweringError
 from tilewright.ir.parser import parse_program, parse_spec
+from tilewright.ir.program import Program
 from tilewright.ir.reference import reference
 from tilewright.ir.spec import AttentionSpec
 from tilewright.ir.transfer import Orchestration, transfer
@@ -101,17 +102,20 @@ def arguments(spec: AttentionSpec, shape: tuple[int, int, int, int]) -> tuple[li
 
 def run(spec: AttentionSpec, inputs: list[torch.Tensor], sizes: dict[str, int], isa: str,
         how: Orchestration | None = None) -> list[torch.Tensor]:  # fmt: skip
-    target = CpuTarget()
     program = transfer(reference_program(), spec, how or choose(spec, "cpu", isa))
-    program = parse_program(str(program))
-    launch = target.load(target.lower(program, isa), program)
+    return launch(parse_program(str(program)), inputs, sizes, isa)
+
+
+def launch(program: Program, inputs: list[torch.Tensor], sizes: dict[str, int], isa: str) -> list[torch.Tensor]:
+    target = CpuTarget()
+    kernel = target.load(target.lower(program, isa), program)
     outputs = []
     for param in program.params:
         if param.is_output:
             shape = [d if isinstance(d, int) else sizes[d] for d in param.dims]
             dtype = inputs[0].dtype if param.name == "o" else torch.float32
             outputs.append(torch.full(shape, torch.nan, dtype=dtype))
-    launch([*inputs, *outputs], sizes)
+    kernel([*inputs, *outputs], sizes)
     return outputs
 
 
@@ -157,6 +161,27 @@ def test_any_tiles_packed_or_not(tiles: tuple[int, int], is_packed: bool) -> Non
     inputs, sizes = arguments(spec, SHAPES["B2-H4-M130-N97"])
     how = Orchestration((("m", tiles[0]), ("n", tiles[1])), is_packed=is_packed)
     check(spec, inputs, run(spec, inputs, sizes, CpuTarget().default_arch(), how))
+
+
+@pytest.mark.parametrize("name", ["causal", "documents", "window"])
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_two_stages_and_either_order_compute_the_same(name: str, order: str) -> None:
+    spec = VARIANTS[name].spec()
+    inputs, sizes = arguments(spec, SHAPES["B2-H4-M130-N97"])
+    how = Orchestration((("m", 32), ("n", 16)), stages=2, is_packed=True)
+    text = str(transfer(reference_program(), spec, how)).replace("stages=2", f'order="{order}", stages=2')
+    check(spec, inputs, launch(parse_program(text), inputs, sizes, CpuTarget().default_arch()))
+
+
+def test_stages_need_two_products_that_do_not_depend_on_each_other() -> None:
+    text = str(reference_program()).replace('part="full"', 'part="full", stages=2')
+    last = "            acc = gemm(p, v_tile, into=acc * rescale)\n"
+    single = text.replace(last, "            acc = acc * rescale\n", 1)
+    with pytest.raises(LoweringError, match="overlap two products; this loop has 1"):
+        CpuTarget().lower(parse_program(single), "portable")
+    tied = text.replace(last, last + "            q_tile = load(q[b, h, m, :])\n", 1)
+    with pytest.raises(LoweringError, match="cannot start the next tile early because of q_tile"):
+        CpuTarget().lower(parse_program(tied), "portable")
 
 
 def test_any_strides() -> None:
