@@ -27,7 +27,7 @@ from .timing import Rounds
 __all__ = ["main"]
 
 REPORT = "demo-report.html"
-BUDGET_S = 2.0
+BUDGET_S = 1.0
 PEERS = ("eager", "sdpa", "flex")
 READ_ON = "[dim]To read one: tilewright generate tilewright.bench.models:gemma2 --shape 1,8,2,1024,1024,64[/dim]"
 
@@ -70,8 +70,8 @@ def _one(case: Case, session: Session) -> list[Row]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    title = "Attention of published models on this CPU: error in parts of its budget, median ms"
-    table = Table(title=title, box=box.SIMPLE, padding=(0, 1))
+    title = "Attention of published models: error in parts of its budget, median ms"
+    table = Table(title=title, box=box.SIMPLE, padding=0)
     for name in ("model", "verified", "error", TILEWRIGHT, *PEERS):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for case in dict.fromkeys(row.case for row in rows):
@@ -95,7 +95,7 @@ def _time(row: Row | None, ours: Row | None) -> str:
         return "-"
     if row is ours or ours is None or not ours.median_ms:
         return f"{row.median_ms:.3g}"
-    return f"{row.median_ms:.3g}  {row.median_ms / ours.median_ms:.1f}x"
+    return f"{row.median_ms:.3g}  {row.median_ms / ours.median_ms:.2g}x"
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..ir.errors import MissingExtra
 from .cases import Case, Shape
-from .variants import MaskMod, ScoreMod, Variant, causal_pairs, window_pairs
+from .variants import MaskMod, ScoreMod, Variant, all_pairs, causal_pairs, window_pairs
 
-__all__ = ["MODELS", "gemma2", "gpt_oss", "llama"]
+__all__ = ["MODELS", "gemma2", "gpt_oss", "llama", "t5"]
 
 HEADS, KV_HEADS, HEAD_DIM, LENGTH = 8, 2, 64, 1024
 WINDOW = 256
@@ -51,6 +52,22 @@ def gpt_oss(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor) -> Tensor:
     with_sinks = SimpleNamespace(num_key_value_groups=layer.num_key_value_groups, sinks=sinks, training=False)
     bias = _bias(q, k, layer.sliding_window)
     return _output(file.eager_attention_forward(with_sinks, q, k, v, bias, scaling=layer.scaling))
+
+
+def t5(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
+    """T5's encoder: a learned number per head and bucket of distance; k, v [B, 8, N, 64], table [32, 8]."""
+    layer, file = _layer("t5", "T5", d_kv=HEAD_DIM)
+    attention = file.T5Attention
+    with_table = SimpleNamespace(
+        is_decoder=layer.is_decoder,
+        relative_attention_num_buckets=layer.relative_attention_num_buckets,
+        relative_attention_max_distance=layer.relative_attention_max_distance,
+        relative_attention_bias=lambda bucket: F.embedding(bucket, table),
+        _relative_position_bucket=attention._relative_position_bucket,
+    )
+    bias = attention.compute_bias(with_table, q.shape[2], k.shape[2], device=q.device)
+    options = {"scaling": layer.scaling, "position_bias": bias}
+    return _output(file.eager_attention_forward(layer, q, k, v, None, **options))
 
 
 @functools.cache
@@ -99,16 +116,24 @@ def _sinks(heads: int, length: int, device: torch.device) -> tuple[Tensor, ...]:
     return (torch.linspace(-2.0, 2.0, heads, device=device),)
 
 
+def _table(heads: int, length: int, device: torch.device) -> tuple[Tensor, ...]:
+    del length
+    layer, _ = _layer("t5", "T5", d_kv=HEAD_DIM)
+    size = (layer.relative_attention_num_buckets, heads)
+    return (torch.randn(size, generator=torch.Generator(device).manual_seed(0), device=device),)
+
+
 def _in_window(m: int, n: int) -> int:
     return window_pairs(m, n, WINDOW)
 
 
 _SHAPE = Shape(1, HEADS, KV_HEADS, LENGTH, LENGTH, HEAD_DIM, HEAD_DIM)
-MODELS = tuple(
-    Case(variant, "f32", _SHAPE)
-    for variant in (
-        Variant("llama", llama, causal_pairs, is_causal=True, mask_mod=_causal_mask),
-        Variant("gemma2", gemma2, _in_window, score_mod=_gemma2_score, mask_mod=_window_mask),
-        Variant("gpt_oss", gpt_oss, _in_window, captured=_sinks, is_flex=False),
-    )
+_VARIANTS = (
+    Variant("llama", llama, causal_pairs, is_causal=True, mask_mod=_causal_mask),
+    Variant("gemma2", gemma2, _in_window, score_mod=_gemma2_score, mask_mod=_window_mask),
+    Variant("gpt_oss", gpt_oss, _in_window, captured=_sinks, is_flex=False),
+)
+MODELS = (
+    *(Case(variant, "f32", _SHAPE) for variant in _VARIANTS),
+    Case(Variant("t5", t5, all_pairs, captured=_table, is_flex=False), "f32", _SHAPE._replace(Hkv=HEADS)),
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["SOFTCAP", "VARIANTS", "WINDOW", "Variant", "causal_pairs", "window_pairs"]
+__all__ = ["SOFTCAP", "VARIANTS", "WINDOW", "Variant", "all_pairs", "causal_pairs", "window_pairs"]
 
 WINDOW = 512  # keys a row sees, its own included
 SOFTCAP = 50.0
@@ -93,6 +93,11 @@ def documents(q: Tensor, k: Tensor, v: Tensor, document: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1) @ v
 
 
+def all_pairs(m: int, n: int) -> int:
+    """Every pair."""
+    return m * n
+
+
 def causal_pairs(m: int, n: int) -> int:
     """Pairs with j <= i."""
     return sum(min(i + 1, n) for i in range(m))
@@ -146,7 +151,7 @@ def _alibi_score(slopes: Tensor) -> ScoreMod:
 
 
 _ROWS: Sequence[Variant] = (
-    Variant("full", full, lambda m, n: m * n, is_causal=False),
+    Variant("full", full, all_pairs, is_causal=False),
     Variant("causal", causal, causal_pairs, is_causal=True, mask_mod=_causal_mask),
     Variant("window", window, window_pairs, mask_mod=_window_mask),
     Variant("softcap", softcap, causal_pairs, score_mod=_softcap_score, mask_mod=_causal_mask),

@@ -22,9 +22,9 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def test_pairs_are_what_the_model_keeps(case: Case) -> None:
     q = torch.zeros(1, models.HEADS, LENGTH, models.HEAD_DIM)
-    v = torch.eye(LENGTH).expand(1, models.KV_HEADS, -1, -1)
+    v = torch.eye(LENGTH).expand(1, case.shape.Hkv, -1, -1)
     captured = case.inputs(torch.device("cpu")).captured
-    o = case.variant.spec(q, q[:, : models.KV_HEADS], v, *captured)
+    o = case.variant.spec(q, q[:, : case.shape.Hkv], v, *captured)
     assert case.variant.pairs(LENGTH, LENGTH) == int((o[0, 0] > 0).sum())
 
 
