@@ -344,5 +344,6 @@ RULES: Rules = {
     Op.SELECT: (choice_decided, logic_of_choice, choice_negated, choice_repeated, choice_joined),
     Op.CAST: (fold, fold_choice, integer_cast),
     **dict.fromkeys((Op.EXP, Op.EXP2, Op.SIGMOID, Op.TANH), (fold, fold_choice)),
-    **dict.fromkeys((Op.POW, Op.LOG, Op.LOG2, Op.SQRT, Op.RSQRT, Op.ERF, Op.SIN, Op.COS, Op.FLOOR, Op.BITAND, Op.BITOR, Op.BITXOR, Op.SHL, Op.SHR), (fold,)),
+    **dict.fromkeys((Op.POW, Op.LOG, Op.LOG2, Op.SQRT, Op.RSQRT, Op.ERF, Op.SIN, Op.COS, Op.FLOOR), (fold,)),
+    **dict.fromkeys((Op.BITAND, Op.BITOR, Op.BITXOR, Op.SHL, Op.SHR), (fold,)),
 }  # fmt: skip

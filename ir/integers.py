@@ -88,9 +88,9 @@ def simplify(expr: Expr, ranges: Ranges) -> Expr:
     for node in walk(expr):
         new = rebuild(node, tuple(done[arg] for arg in node.args))
         if node.op is Op.FLOORDIV:
-            new = floordiv(*new.args, ranges)
+            new = floordiv(new.args[0], new.args[1], ranges)
         elif node.op is Op.MOD:
-            new = modulo(*new.args, ranges)
+            new = modulo(new.args[0], new.args[1], ranges)
         elif node.kind is Kind.INT and node.op in (Op.ADD, Op.SUB, Op.MUL, Op.NEG):
             new = expression(_rejoin(polynomial(new)))
         done[node] = new

@@ -12,6 +12,8 @@ from .value import as_kind
 
 Rule = Callable[..., Expr]
 INFINITY = const(math.inf)
+UNIT, COUNT = const(1.0), const(1)
+TWENTY, HUNDREDTH = const(20.0), const(0.01)  # defaults of softplus and leaky_relu in PyTorch
 
 
 def _unary(op: Op) -> Rule:
@@ -56,14 +58,14 @@ def _logical(op: Op) -> Rule:
 def _scaled(op: Op) -> Rule:
     """x op alpha * y."""
 
-    def rule(x: Expr, y: Expr, alpha: Expr = const(1)) -> Expr:
+    def rule(x: Expr, y: Expr, alpha: Expr = COUNT) -> Expr:
         x, y, alpha = _joined(x, y, alpha)
         return apply(op, x, y if alpha.attr == 1 else y * alpha)
 
     return rule
 
 
-def _rsub(x: Expr, y: Expr, alpha: Expr = const(1)) -> Expr:
+def _rsub(x: Expr, y: Expr, alpha: Expr = COUNT) -> Expr:
     return _scaled(Op.SUB)(y, x, alpha)
 
 
@@ -176,18 +178,18 @@ def _gelu(x: Expr, approximate: Any = "none") -> Expr:
     return x * 0.5 * (apply(Op.ERF, x * math.sqrt(0.5)) + 1.0)
 
 
-def _elu(x: Expr, alpha: Expr = const(1.0), scale: Expr = const(1.0), input_scale: Expr = const(1.0)) -> Expr:
+def _elu(x: Expr, alpha: Expr = UNIT, scale: Expr = UNIT, input_scale: Expr = UNIT) -> Expr:
     alpha, scale, input_scale = (as_kind(e, Kind.FLOAT) for e in (alpha, scale, input_scale))
     return select(x > 0.0, x * scale, (apply(Op.EXP, x * input_scale) - 1.0) * alpha * scale)
 
 
-def _softplus(x: Expr, beta: Expr = const(1.0), threshold: Expr = const(20.0)) -> Expr:
+def _softplus(x: Expr, beta: Expr = UNIT, threshold: Expr = TWENTY) -> Expr:
     scaled = x * as_kind(beta, Kind.FLOAT)
     soft = apply(Op.DIV, apply(Op.LOG, apply(Op.EXP, scaled) + 1.0), as_kind(beta, Kind.FLOAT))
     return select(scaled > as_kind(threshold, Kind.FLOAT), x, soft)
 
 
-def _leaky_relu(x: Expr, slope: Expr = const(0.01)) -> Expr:
+def _leaky_relu(x: Expr, slope: Expr = HUNDREDTH) -> Expr:
     return select(x > 0.0, x, x * as_kind(slope, Kind.FLOAT))
 
 

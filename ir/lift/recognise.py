@@ -26,6 +26,9 @@ NONLINEAR = frozenset({Op.MAX, Op.MIN, Op.EXP, Op.EXP2, Op.SIGMOID, Op.TANH, Op.
                        Op.ABS, Op.SIN, Op.COS, Op.FLOOR, Op.SELECT})  # fmt: skip
 
 
+TILED_HINT = "query head h uses kv head h // group: repeat heads with repeat_interleave, not repeat"
+
+
 @dataclass(frozen=True, slots=True)
 class Recognised:
     """The three expressions of a spec."""
@@ -119,7 +122,7 @@ class Recogniser:
 
     def _grouping_hint(self, e: Expr) -> str | None:
         is_tiled = any(node.op is Op.MOD for arg in e.args for node in walk(arg))
-        return "query head h uses kv head h // group: repeat heads with repeat_interleave, not repeat" if is_tiled else None
+        return TILED_HINT if is_tiled else None
 
     # weights that are divided by their sum
 

@@ -239,7 +239,8 @@ def _cumulative_sum(t: Tracer, out: Value, x: Value, dim: int, **_: Any) -> Elem
     return element
 
 
-def _norm(t: Tracer, out: Value, x: Value, p: Any = 2, dims: Any = None, keepdim: bool = False, **_: Any) -> Element:
+def _norm(t: Tracer, out: Value, x: Value, p: Any = 2, *along_dims: Any, **_: Any) -> Element:
+    dims, keepdim = (*along_dims, None, False)[:2] if len(along_dims) != 1 else (along_dims[0], False)
     if p == 1:
         return along(t, "sum", x, dims, keepdim, lambda e: apply(Op.ABS, e))
     if p != 2:
@@ -276,13 +277,13 @@ def _mm(t: Tracer, out: Value, a: Value, b: Value) -> Element:
     return _product(t, a, b, batch=0)
 
 
-def _added(t: Tracer, out: Value, x: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Element:
+def _added(t: Tracer, out: Value, x: Value, a: Value, b: Value, **scales: Any) -> Element:
     """beta * x + alpha * (a @ b)."""
     product = _product(t, a, b, batch=len(a.shape) - 2)
 
     def element(index: Index) -> Expr:
         result = product(index)
-        scale, shift = as_kind(t.size(alpha), Kind.FLOAT), as_kind(t.size(beta), Kind.FLOAT)
+        scale, shift = (as_kind(t.size(scales.get(name, 1)), Kind.FLOAT) for name in ("alpha", "beta"))
         result = result if scale is const(1.0) else result * scale
         if shift is const(0.0):
             return result

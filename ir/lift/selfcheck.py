@@ -22,7 +22,8 @@ TOLERANCE = 1e-4  # casts to float32 inside the function are left out of the spe
 
 def check_lifted(function: Callable[..., Any], example: Sequence[torch.Tensor], spec: AttentionSpec) -> None:
     """Raise UnsupportedSpec when the spec's reference and the function disagree on a size both accept."""
-    given = dict(zip(("B", "Hkv", "M", "N"), (*example[1].shape[:2], example[0].shape[2], example[1].shape[2]), strict=True))
+    q, k = example[:2]
+    given = {"B": k.shape[0], "Hkv": k.shape[1], "M": q.shape[2], "N": k.shape[2]}
     checked = 0
     for sizes in (*SIZES, given):
         if checked == MOST_CHECKS or prod(sizes.values()) > MOST_SCORES:
@@ -80,10 +81,13 @@ def sample(
 ) -> list[torch.Tensor]:
     """Random fp64 q, k, v and captured tensors cut or repeated from the example to the given sizes."""
     generator = torch.Generator().manual_seed(seed)
-    named: dict[Dim, int] = {**sizes, "Hq": sizes["Hkv"] * spec.group, "D": spec.head_dim, "Dv": spec.value_dim}
+    named: dict[Dim, int] = {}
+    named.update(sizes)
+    named |= {"Hq": sizes["Hkv"] * spec.group, "D": spec.head_dim, "Dv": spec.value_dim}
     made: list[torch.Tensor] = []
     for tensor, given in zip(spec.tensors, example, strict=True):
-        shape = [d if isinstance(d, int) else named.setdefault(d, s) for d, s in zip(tensor.dims, given.shape, strict=True)]
+        dims = zip(tensor.dims, given.shape, strict=True)
+        shape = [dim if isinstance(dim, int) else named.setdefault(dim, size) for dim, size in dims]
         if tensor.name in ("q", "k", "v"):
             made.append(torch.randn(shape, generator=generator, dtype=torch.float64))
         else:

@@ -190,7 +190,7 @@ class Sizes:
         found = []
         for guard in self.env.guards:
             relation = guard.expr
-            if type(relation).__name__ in ORDER and relation.free_symbols & captured:
-                if len(relation.free_symbols) > 1 and all(_is_linear(side) for side in relation.args):
-                    found.append(relation)
+            is_bound = type(relation).__name__ in ORDER and len(relation.free_symbols) > 1
+            if is_bound and relation.free_symbols & captured and all(map(_is_linear, relation.args)):
+                found.append(relation)
         return found

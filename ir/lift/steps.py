@@ -84,7 +84,8 @@ def _is_closed(e: Expr, n: Expr) -> bool:
 def _values(e: Expr, n: Expr, numbers: Tensor) -> Tensor:
     """e at the given values of n, by PyTorch in float32."""
     with torch.utils._python_dispatch._disable_current_modes():
-        return _value(e, n, numbers) + torch.zeros_like(numbers)
+        values: Tensor = _value(e, n, numbers) + torch.zeros_like(numbers)
+        return values
 
 
 def _value(e: Expr, n: Expr, numbers: Tensor) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def lift(function: Callable[..., Any], example: Sequence[Any], name: str | None 
     the function and the reason where it cannot be compiled, ShapeError and DTypeError for a bad example.
     """
     arguments = check_arguments(function, example)
-    title = identifier(name or getattr(function, "__name__", type(function).__name__))
+    title = identifier(str(name or getattr(function, "__name__", type(function).__name__)))
     spec = _first_that_holds(function, arguments, title)
     check_lifted(function, arguments.tensors, spec)
     return spec
@@ -79,14 +80,16 @@ def _lift_once(
 def _run(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor, ...]) -> tuple[Any, Location | None]:
     """The fake result of the function, and the last of its lines that made a tensor."""
     try:
-        with torch.no_grad(), enable_python_dispatcher(), tracer.sizes.mode, tracer:
-            with Definitions(tracer.file), symbolic_math():
-                result = function(*fakes)
+        modes = (torch.no_grad(), enable_python_dispatcher(), tracer.sizes.mode, tracer, Definitions(tracer.file))
+        with ExitStack() as stack:
+            for mode in (*modes, symbolic_math()):
+                stack.enter_context(mode)
+            result = function(*fakes)
     except TilewrightError:
         raise
     except GuardOnDataDependentSymNode as error:
         raise refuse("the function's Python code depends on the data in a tensor", _raised(error, tracer)) from error
-    except Exception as error:  # noqa: BLE001: whatever the user's function raises is reported as a refusal
+    except Exception as error:
         reason = f"the function raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise refuse(reason, _raised(error, tracer)) from error
     tracer.sizes.settle()
@@ -158,8 +161,9 @@ def _spec(
 def requirements(tracer: Tracer, fakes: tuple[torch.Tensor, ...], rename: HeadNames) -> Expr:
     """The conjunction of what the trace needed of the sizes."""
     total = const(True)
-    if not isinstance(fakes[0].shape[1], torch.SymInt):
-        total = apply(Op.EQ, var("Hq"), const(fakes[0].shape[1]))
+    heads = tracer.size(fakes[0].shape[1])
+    if heads.op is Op.CONST:
+        total = apply(Op.EQ, var("Hq"), heads)
     for condition in tracer.sizes.requirements(rename):
         total = apply(Op.AND, total, condition)
     return simplify(total)

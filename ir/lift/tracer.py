@@ -22,16 +22,13 @@ from .reduce import CONTRACTIONS, REDUCTIONS, Reduction
 from .sizes import Sizes
 from .steps import exact_steps
 from .value import DTYPES, Element, Index, Value, as_kind
-from .views import MOVES, VIEWS
+from .views import MOVES, SPLITS, VIEWS
 from .writes import WRITE_BACK
 
 RANDOM = frozenset({"bernoulli", "bernoulli_", "native_dropout", "rand", "randn", "rand_like", "randn_like", "randint",
                     "normal", "uniform", "multinomial", "randperm", "dropout", "exponential"})  # fmt: skip
 READS_DATA = frozenset({"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"})
 NOTHING = frozenset({"prim::device", "aten::sym_size", "aten::_assert_async", "aten::record_stream"})
-BY_NAME: dict[str, dict[str, Any]] = {
-    "view": VIEWS, "move": MOVES, "create": CREATIONS, "reduce": REDUCTIONS, "contract": CONTRACTIONS,
-}  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +46,7 @@ class Cell:
 
 
 @dataclass(eq=False)
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Gives every tensor operation its meaning on elements; see `value.py`."""
 
     sizes: Sizes
@@ -65,7 +62,7 @@ class Tracer(TorchDispatchMode):
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     # tensors and their values
 
@@ -263,8 +260,11 @@ class Tracer(TorchDispatchMode):
     def _interpret(self, name: str, func: Any, out: Any, args: Any, kwargs: Any) -> None:
         is_write = (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
         plain = name.rstrip("_") if is_write and not name.startswith("__") else name
+        if name in SPLITS:
+            self._bind_parts(name, out, args, kwargs)
+            return
         if name in VIEWS:
-            self._interpret_view(name, out, args, kwargs)
+            self._bind_view(out, name, self.cell(args[0]), (tuple(args[1:]), dict(kwargs)))
             return
         try:
             element = self._element(plain, out, self._values(args), self._values(kwargs))
@@ -280,23 +280,18 @@ class Tracer(TorchDispatchMode):
         else:
             self.bind(out[0] if isinstance(out, (tuple, list)) else out, element)
 
-    def _interpret_view(self, name: str, out: Any, args: Any, kwargs: Any) -> None:
-        tensor, *rest = args
-        parent = self.cell(tensor)
+    def _bind_view(self, out: torch.Tensor, name: str, parent: Cell, settings: Any) -> None:
+        args, kwargs = settings
         source = self._current(parent)
-        if isinstance(out, (tuple, list)):
-            self._bind_parts(name, out, parent, source, rest, kwargs)
-            return
         probe = Value(tuple(out.shape), source.kind, source.element)
-        cell = self.bind(out, VIEWS[name](self, probe, source, *rest, **kwargs), parent)
-        cell.name, cell.settings, cell.seen = name, (tuple(rest), dict(kwargs)), parent.version
+        cell = self.bind(out, VIEWS[name](self, probe, source, *args, **kwargs), parent)
+        cell.name, cell.settings, cell.seen = name, settings, parent.version
 
-    def _bind_parts(
-        self, name: str, outs: Any, parent: Cell, source: Value, rest: Any, kwargs: Any
-    ) -> None:
-        probes = [Value(tuple(out.shape), source.kind, source.element) for out in outs]
-        for out, element in zip(outs, VIEWS[name](self, probes, source, *rest, **kwargs), strict=True):
-            self.bind(out, element)
+    def _bind_parts(self, name: str, outs: Any, args: Any, kwargs: Any) -> None:
+        parent = self.cell(args[0])
+        probes = [Value(tuple(out.shape), parent.value.kind, parent.value.element) for out in outs]
+        for out, (view, settings) in zip(outs, SPLITS[name](probes, *args[1:], **kwargs), strict=True):
+            self._bind_view(out, view, parent, (settings, {}))
 
     def _element(self, name: str, out: Any, args: Any, kwargs: Any) -> Any:
         first = out[0] if isinstance(out, (tuple, list)) else out

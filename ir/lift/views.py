@@ -93,19 +93,25 @@ def reindex(t: Tracer, index: Sequence[Expr], old: Sequence[Expr], new: Sequence
     return [flat, *reversed(result)]
 
 
-def _slice(t: Tracer, out: Value, x: Value, axis: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Element:
+def _slice(t: Tracer, out: Value, x: Value, axis: int = 0, *bounds: Any) -> Element:
     axis = _axis(axis, len(x.shape))
-    first = slice_start(t, x.shape[axis], out.shape[axis], start, end)
+    start, step = slice_start(t, x.shape[axis], bounds), slice_step(bounds)
 
     def element(index: Index) -> Expr:
-        position = simplify(first() + index[axis] * t.size(step), t.ranges)
+        position = simplify(start() + index[axis] * t.size(step), t.ranges)
         return x.at((*index[:axis], position, *index[axis + 1 :]))
 
     return element
 
 
-def slice_start(t: Tracer, size: Any, length: Any, start: Any, end: Any) -> Callable[[], Expr]:
-    """The first position of a slice. Python's clamping is undone with the help of the slice's length."""
+def slice_step(bounds: Sequence[Any]) -> Any:
+    """The step of (start, end, step), each of which may be missing."""
+    return bounds[2] if len(bounds) > 2 else 1
+
+
+def slice_start(t: Tracer, size: Any, bounds: Sequence[Any]) -> Callable[[], Expr]:
+    """The first position of a slice (start, end, step) of a dim, with Python's meaning of negative numbers."""
+    start = bounds[0] if bounds else None
     if start is None or (isinstance(start, int) and start == 0):
         return lambda: ZERO
     with t.unrecorded():
@@ -272,7 +278,8 @@ def _index_put(
     (mask, *others) = [picker for picker in indices if picker is not None]
     if others or mask.kind is not Kind.BOOL or accumulate or value.shape not in ((), (1,)):
         raise UnsupportedSpec(
-            "an assignment at computed positions", hint="write it with torch.where, or assign a number at a boolean mask"
+            "an assignment at computed positions",
+            hint="write it with torch.where, or assign a number at a boolean mask",
         )
     first = next(axis for axis, picker in enumerate(indices) if picker is not None)
 
@@ -338,26 +345,23 @@ def _diagonal(t: Tracer, out: Value, x: Value, offset: int = 0, a: int = 0, b: i
     return element
 
 
-def _split_part(t: Tracer, x: Value, axis: int, start: Any) -> Element:
-    def element(index: Index) -> Expr:
-        return x.at((*index[:axis], simplify(t.size(start) + index[axis], t.ranges), *index[axis + 1 :]))
-
-    return element
+View = tuple[str, tuple[Any, ...]]
 
 
-def split(t: Tracer, outs: Sequence[Value], x: Value, _: Any, axis: int = 0) -> list[Element]:
-    """All parts of a split, in order."""
-    axis = _axis(axis, len(x.shape))
-    elements, start = [], 0
+def _split(outs: Sequence[Value], _: Any, axis: int = 0) -> list[View]:
+    """Parts of given sizes, in order, as slices."""
+    parts: list[View] = []
+    start: Any = 0
     for out in outs:
-        elements.append(_split_part(t, x, axis, start))
-        start = start + out.shape[axis]
-    return elements
+        end = start + out.shape[axis]
+        parts.append(("slice", (axis, start, end)))
+        start = end
+    return parts
 
 
-def unbind(t: Tracer, outs: Sequence[Value], x: Value, axis: int = 0) -> list[Element]:
-    """All slices along a dim, in order."""
-    return [_select(t, out, x, axis, number) for number, out in enumerate(outs)]
+def _unbind(outs: Sequence[Value], axis: int = 0) -> list[View]:
+    """All positions along a dim, in order."""
+    return [("select", (axis, number)) for number in range(len(outs))]
 
 
 VIEWS: dict[str, Handler] = {
@@ -365,13 +369,17 @@ VIEWS: dict[str, Handler] = {
     "permute": _permute, "transpose": _transpose, "t": _transpose, "numpy_T": _transpose,
     "unsqueeze": _unsqueeze, "squeeze": _squeeze, "expand": _expand, "view": _view, "_unsafe_view": _view,
     "reshape": _view, "_reshape_alias": _view, "slice": _slice, "select": _select, "unfold": _unfold,
-    "diagonal": _diagonal, "split": split, "split_with_sizes": split, "unbind": unbind,
+    "diagonal": _diagonal,
 }  # fmt: skip
 """Results that share memory with their first operand."""
+
+SPLITS: dict[str, Callable[..., list[View]]] = {"split": _split, "split_with_sizes": _split, "unbind": _unbind}
+"""Several results, each one of VIEWS (by name, with its settings) of the first operand."""
 
 MOVES: dict[str, Handler] = {
     "cat": _cat, "stack": _stack, "constant_pad_nd": _pad, "repeat": _repeat, "flip": _flip, "roll": _roll,
     "index": _index, "_unsafe_index": _index, "index_select": _index_select, "embedding": _embedding,
-    "index_put": _index_put, "_index_put_impl": _index_put, "gather": _gather, "take_along_dim": _gather, "tril": _diagonal_keep(True), "triu": _diagonal_keep(False),
+    "index_put": _index_put, "_index_put_impl": _index_put, "gather": _gather, "take_along_dim": _gather,
+    "tril": _diagonal_keep(True), "triu": _diagonal_keep(False),
 }  # fmt: skip
 """Results with memory of their own."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..algebra import is_const, number, simplify
 from ..dtypes import Kind
 from ..expr import Expr, Op, apply, const, select, walk
-from .factor import ONE, ZERO, Factors, factors
+from .factor import Factors, factors
 from .masks import LEFT_OUT
 
 if TYPE_CHECKING:
@@ -175,27 +175,15 @@ def _choice_terms(e: Expr, factor: float, depends: object) -> list[tuple[Expr, f
 
 
 def plain(e: Expr) -> Expr:
-    """Without the guards against rows that keep nothing, which are zero by definition.
-
-    where(isnan(x), 0, x) -> x; where(sum == 0, 1, sum) -> sum
-    """
+    """where(sum == 0, 1, sum) -> sum: without the guard against rows that keep nothing, zero by definition."""
     while e.op is Op.SELECT:
-        condition, then, otherwise = e.args
-        if (condition.op is Op.NE and condition.args == (otherwise, otherwise) and then.op is Op.CONST) or (condition.op is Op.EQ and is_const(condition.args[1], 0.0) and condition.args[0] is otherwise) or (condition.op is Op.EQ and condition.args[0] is then and is_const(condition.args[1], 0.0)):
-            e = otherwise
-        else:
+        condition, _, otherwise = e.args
+        if condition.op is not Op.EQ or condition.args[0] is not otherwise or not is_const(condition.args[1], 0.0):
             break
+        e = otherwise
     return e
 
 
 def is_masking(e: Expr) -> bool:
     """Whether an addend can mean "left out"; such an addend stays with the score."""
     return any(node.op is Op.CONST and node.kind is not Kind.BOOL and number(node) <= LEFT_OUT for node in walk(e))
-
-
-def is_zero(e: Expr) -> bool:
-    """Whether a factor is the literal zero."""
-    return e is ZERO or is_const(e, 0)
-
-
-__all__ = ["ONE", "NormalForm", "is_zero", "plain", "terms"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..expr import Expr, Op, apply, const
 from ..integers import floordiv, modulo, simplify
 from .value import Index, Value
-from .views import reindex, slice_start
+from .views import reindex, slice_start, slice_step
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -35,10 +35,8 @@ def _transpose(_: Tracer, new: Value, old: Value, a: int = 0, b: int = 1) -> Bac
     return back
 
 
-def _slice(
-    t: Tracer, new: Value, old: Value, axis: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Back:
-    first = slice_start(t, old.shape[axis], new.shape[axis], start, end)
+def _slice(t: Tracer, new: Value, old: Value, axis: int = 0, *bounds: Any) -> Back:
+    first, step = slice_start(t, old.shape[axis], bounds), slice_step(bounds)
 
     def back(index: Index) -> tuple[Expr, Index]:
         at = axis % len(index)

@@ -50,7 +50,7 @@ def grouped_view(q, k, v):
 
 @grouped
 def grouped_einsum(q, k, v):
-    b, hq, m, d = q.shape
+    b, _, m, d = q.shape
     q = q.reshape(b, k.shape[1], -1, m, d)
     s = torch.einsum("bhgid,bhjd->bhgij", q, k) * 0.3
     i, j = torch.arange(m)[:, None], torch.arange(k.shape[2])[None]

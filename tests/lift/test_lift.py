@@ -42,7 +42,7 @@ def floats(args):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant(name):
     function, captured = VARIANTS[name]
-    names = dict(B=2, Hq=3, Hkv=3, M=6, N=6)
+    names = {"B": 2, "Hq": 3, "Hkv": 3, "M": 6, "N": 6}
     torch.manual_seed(0)
     spec = lift(function, (*tensors(2, 3, 6, 6, dtype=torch.float32), *captured(**names)))
     assert print_spec(parse_spec(print_spec(spec))) == print_spec(spec)

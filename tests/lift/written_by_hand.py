@@ -104,7 +104,7 @@ def merged_batches(q, k, v):
 
 @variant()
 def baddbmm_scaled(q, k, v):
-    b, h, m, d = q.shape
+    b, h, m, _ = q.shape
     n = k.shape[2]
     empty = torch.empty(b * h, m, n, dtype=q.dtype)
     s = torch.baddbmm(empty, q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2), beta=0, alpha=0.3)
