@@ -3,12 +3,13 @@
 The truth is the user's own function, run in fp64 with every cast to a lower precision raised to fp64;
 without a function, the spec's formula. Two things are defined by us: a row that keeps no key is o = 0,
 lse = -inf; and lse itself. The budget is twice the sum of the error that the same mathematics makes in low
-precision (the spec's formula in float32 with rounded weights; the worse of two orders of summing) and one
-rounding of the output.
+precision (the spec's formula in float32 with rounded weights; the worse of two orders of summing), of one
+rounding of the output, and of one float32 rounding of the weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,19 +35,43 @@ FLOAT32_EPSILON = float(torch.finfo(torch.float32).eps)
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """An output's exact values [fp64] and the absolute error allowed."""
+    """An output's exact values [fp64] and what low precision does to them.
+
+    low_error: the largest absolute error of the same mathematics in low precision. rounding: of storing the
+    result. is_judged: False where low precision overflows although the truth does not.
+    """
 
     exact: Array
-    budget: float
+    low_error: float
+    rounding: float
+    is_judged: Array
+
+    @property
+    def budget(self) -> float:
+        """The absolute error allowed."""
+        return 2 * (self.low_error + self.rounding)
+
+    def error(self, got: Array) -> float:
+        """The largest error where the output is judged; inf for a wrong shape."""
+        if got.shape != self.exact.shape:
+            return math.inf
+        return distance(got[self.is_judged], self.exact[self.is_judged])
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a case should give. `blame` says, when the kernel disagrees, whether the spec does as well."""
+    """What a case should give. `spec_error`: how far the spec's formula is from the function, both in fp64."""
 
     o: Truth
     lse: Truth
-    blame: str
+    spec_error: float
+
+    @property
+    def blame(self) -> str:
+        """Where to look when the kernel disagrees."""
+        if self.spec_error <= self.o.budget:
+            return "the spec agrees with the function"
+        return "the lifted spec already differs from the function"
 
 
 def expect(function: Function | None, spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> Expected:
@@ -56,37 +81,33 @@ def expect(function: Function | None, spec: AttentionSpec, tensors: Sequence[tor
     exact = spec_o
     if function is not None:
         exact = _with_defined_rows(_exactly(function, tensors), spec_o, spec_lse, arrays[2])
-    low = _low_precision_errors(spec, arrays, spec_o, spec_lse)
-    rounding = float(torch.finfo(to_torch(spec.dtype)).eps) * _magnitude(exact)
+    low = [low_precision(spec, *arrays, product=product) for product in (np.matmul, one_by_one)]
+    epsilon = float(torch.finfo(to_torch(spec.dtype)).eps)
+    rounding = epsilon * _magnitude(exact) + FLOAT32_EPSILON * _magnitude(arrays[2])
+    o = _truth(exact, spec_o, [low_o for low_o, _ in low], rounding)
     lse_rounding = FLOAT32_EPSILON * max(_magnitude(spec_lse), 1.0)
-    o, lse = Truth(exact, 2 * (low[0] + rounding)), Truth(spec_lse, 2 * (low[1] + lse_rounding))
-    agrees = distance(spec_o, exact) <= o.budget
-    blame = "the spec agrees with the function" if agrees else "the lifted spec already differs from the function"
-    return Expected(o, lse, blame)
+    lse = _truth(spec_lse, spec_lse, [low_lse for _, low_lse in low], lse_rounding)
+    return Expected(o, lse, distance(spec_o, exact))
 
 
-def _low_precision_errors(spec: AttentionSpec, arrays: Sequence[Array], o: Array, lse: Array) -> tuple[float, float]:
-    """The largest errors of o and lse over two orders of summing, each as good as the other."""
-    errors = [(0.0, 0.0)]
-    for product in (np.matmul, one_by_one):
-        low_o, low_lse = low_precision(spec, *arrays, product=product)
-        errors.append((distance(low_o, o, strict=False), distance(low_lse, lse, strict=False)))
-    return max(error[0] for error in errors), max(error[1] for error in errors)
+def _truth(exact: Array, formula: Array, low: Sequence[Array], rounding: float) -> Truth:
+    """The low-precision runs are measured against the formula that they follow."""
+    overflows = np.zeros(formula.shape, np.bool_)
+    for values in low:
+        overflows |= ~np.isfinite(values) & np.isfinite(formula)
+    low_error = max(distance(values[~overflows], formula[~overflows]) for values in low)
+    is_judged = ~overflows if exact.shape == formula.shape else np.ones(exact.shape, np.bool_)
+    return Truth(exact, low_error, rounding, is_judged)
 
 
-def distance(got: Array, exact: Array, *, strict: bool = True) -> float:
-    """Largest absolute difference; inf where NaN or infinities stand in different places.
-
-    strict=False leaves such places out: a low-precision run may overflow where the truth does not.
-    """
+def distance(got: Array, exact: Array) -> float:
+    """Largest absolute difference; inf where NaN or infinities stand in different places."""
     if got.shape != exact.shape:
-        return float("inf")
+        return math.inf
     finite = np.isfinite(exact) & np.isfinite(got)
     with np.errstate(invalid="ignore"):
         same = finite | (got == exact) | (np.isnan(got) & np.isnan(exact))
-    if strict and not same.all():
-        return float("inf")
-    return float(np.abs(got[finite] - exact[finite]).max(initial=0.0))
+    return float(np.abs(got[finite] - exact[finite]).max(initial=0.0)) if same.all() else math.inf
 
 
 def _magnitude(values: Array) -> float:

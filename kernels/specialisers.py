@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -86,9 +88,21 @@ def trace(function: Callable[..., Any], example: Sequence[torch.Tensor], stages:
     """Lift a function with example tensors; UnsupportedSpec names the line that cannot be lifted."""
     from ..ir.lift import lift
 
-    with stages.stage("lift"):
+    with stages.stage("lift"), _without_torch_log():
         spec = lift(function, tuple(example))
     return Subject(spec, function, tuple(example))
+
+
+@contextmanager
+def _without_torch_log() -> Iterator[None]:
+    """An error inside the user's function is told once, by us; torch would log its own internals as well."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def finish(compiled: Compiled, subject: Subject, options: Options) -> Compiled:

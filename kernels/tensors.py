@@ -17,7 +17,7 @@ from ..ir.spec import AttentionSpec, TensorSpec
 from .cases import Case
 from .dtypes import to_torch
 
-__all__ = ["CaseTensors", "case_tensors"]
+__all__ = ["CaseTensors", "case_tensors", "laid_out"]
 
 CaseTensors = list[torch.Tensor]
 Example = Sequence[torch.Tensor] | None
@@ -38,7 +38,13 @@ def case_tensors(spec: AttentionSpec, case: Case, example: Example, own_sizes: M
         values = None if example is None or position < 3 else example[position]
         tensors.append(_draw(tensor, shape, values, generator))
     CONTENTS[case.content](tensors, spec)
-    return [LAYOUTS[case.layout](tensor) if position < 3 else tensor for position, tensor in enumerate(tensors)]
+    return tensors
+
+
+def laid_out(tensors: CaseTensors, case: Case, device: torch.device) -> CaseTensors:
+    """The tensors on a device, q, k and v in memory as the case says."""
+    moved = [tensor.to(device) for tensor in tensors]
+    return [*(LAYOUTS[case.layout](tensor) for tensor in moved[:3]), *moved[3:]]
 
 
 def _draw(

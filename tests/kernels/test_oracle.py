@@ -11,9 +11,12 @@ import torch
 import tilewright as tw
 from tilewright.ir.dtypes import DType
 from tilewright.ir.expr import const
+from tilewright.ir.spec import AttentionSpec, Normaliser, NormaliserKind
 from tilewright.kernels.oracle import distance, expect
 
-from .conftest import causal_eager, causal_spec, qkv
+from .conftest import HEAD_DIM, causal_eager, causal_spec, qkv
+
+ELEMENTWISE = NormaliserKind.ELEMENTWISE
 
 
 def upcasting(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -44,7 +47,7 @@ def test_budget_follows_the_element_type(dtype: DType, least: float, most: float
     tensors = [tensor.to(torch_dtype) for tensor in qkv()]
     expected = expect(upcasting, causal_spec(dtype), tensors)
     assert least < expected.o.budget < most
-    assert distance(upcasting(*tensors).double().numpy(), expected.o.exact) <= expected.o.budget
+    assert expected.o.error(upcasting(*tensors).double().numpy()) <= expected.o.budget
 
 
 def test_a_spec_that_masks_too_much_is_found_out() -> None:
@@ -77,6 +80,22 @@ def test_distance_minds_nan_and_infinity() -> None:
         assert distance(np.array(wrong), one) == inf
     assert distance(np.zeros(3), one) == inf
     assert distance(np.zeros(0), np.zeros(0)) == 0.0
+
+
+def test_what_overflows_in_low_precision_is_not_judged() -> None:
+    tensors = [tensor.half() for tensor in qkv()]
+    tensors[2][0, :, :2] = 60000.0
+    weight = AttentionSpec(
+        "sum", DType.F16, HEAD_DIM, HEAD_DIM, 2, normaliser=Normaliser(ELEMENTWISE, weight=const(1.0))
+    )
+    truth = expect(None, weight, tensors).o
+    huge = truth.exact > 65504
+    assert huge.any()
+    assert not huge.all()
+    assert np.array_equal(truth.is_judged, ~huge)
+    wrong = np.where(huge, np.inf, truth.exact)
+    assert truth.error(wrong) <= truth.budget
+    assert truth.error(wrong + 1e5) > truth.budget
 
 
 def test_a_function_that_returns_no_tensor_is_refused() -> None:

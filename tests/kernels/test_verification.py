@@ -98,6 +98,14 @@ def test_a_function_that_refuses_everything_verifies_nothing() -> None:
     assert not verify_program(tiled(), Subject(causal_spec(), never, qkv())).verified
 
 
+def test_a_case_is_not_judged_by_its_own_luck() -> None:
+    """One row of one key: low precision happens to be exact there, which is no budget for a kernel."""
+    report = verify_program(tiled(), subject())
+    budgets = {row.budget for row in report.rows if row.output == "o" and row.name.startswith("B1-Hkv1-M1-N1")}
+    assert budgets
+    assert all(budget > 4e-7 for budget in budgets)
+
+
 def test_compile_raises_with_the_whole_report(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = Report((CaseResult("B1", "o", 1.0, 0.5, note="(why)"),))
     monkeypatch.setattr("tilewright.kernels.specialisers.verify_compiled", lambda *args: bad)
