@@ -16,8 +16,8 @@ from .functions import FUNCTIONS
 
 # What the file uses beside the program's names: modules, builtins, its own functions.
 CLASHES = (
-    "tl", "triton", "torch", "range", "float", "configs", "CONFIGS", "size_class", "check", "strides", "tile_summary",
-    "programs", *FUNCTIONS,
+    "tl", "triton", "torch", "range", "float", "configs", "CONFIGS", "size_class", "check", "check_extent", "strides",
+    "align_rows", "tile_summary", "programs", *FUNCTIONS,
 )  # fmt: skip
 
 
@@ -48,7 +48,12 @@ class Names:
 
 @dataclass(slots=True)
 class Context:
-    """State of one lowering. `constants`: module constants by name; `region_functions`: region -> text."""
+    """State of one lowering.
+
+    `call_parameters` and `region_functions`: of regions that became functions, what they take and their text.
+    `functions`: those of functions.py in use. `gathered`: tensors whose offsets have 32 bits in all. `aligned`: inputs
+    whose rows the launcher aligns.
+    """
 
     program: Program
     shapes: Shapes
@@ -61,6 +66,8 @@ class Context:
     constants: dict[str, str] = field(default_factory=dict)
     constant_names: dict[str, str] = field(default_factory=dict)
     summaries: dict[str, Summary] = field(default_factory=dict)
+    gathered: set[str] = field(default_factory=set)
+    aligned: set[str] = field(default_factory=set)
     stride_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def refuse(self, path: Path, reason: str, remedy: str) -> LoweringError:

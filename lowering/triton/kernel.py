@@ -21,7 +21,7 @@ from .statements import WRITERS
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel of the file: its name, what it takes, its body, and what the launcher must know of its grid."""
+    """One kernel of the file: its name, what it takes, its body, and what launching and tuning ask of it."""
 
     name: str
     tensors: tuple[str, ...]
@@ -30,6 +30,7 @@ class Kernel:
     grid: Grid
     stages: int | None
     has_products: bool
+    has_wide_loads: bool
     restores: tuple[str, ...]
 
 
@@ -53,6 +54,7 @@ class KernelWriter:
         self._elements: dict[Expr, str] = {}
         self.wide: set[str] = set()
         self._whole: set[str] = set()
+        self._has_wide_loads = False
         self._given: dict[object, str] = {}
 
     # Text
@@ -81,6 +83,12 @@ class KernelWriter:
         self._tensors.add(tensor)
         return self.context.strides(tensor)
 
+    def note_wide_load(self, tensor: str, has_rows: bool) -> None:
+        """Take note of a tile of two axes loaded from a captured tensor; `has_rows`: along its last dimension."""
+        self._has_wide_loads = True
+        if has_rows and tensor in {param.name for param in self.context.program.params if not param.is_output}:
+            self.context.aligned.add(tensor)
+
     def use_size(self, dim: str) -> str:
         """Text of a dimension; a run-time size becomes an argument of the kernel."""
         if dim in self.context.sizes:
@@ -100,7 +108,11 @@ class KernelWriter:
         return self._given[key]
 
     def start(self, tile: str) -> str:
-        """Name of a tile's first element, in 64 bits."""
+        """Name of a tile's first element, in 64 bits; defines it at its first use."""
+        if tile not in self._starts:
+            self._starts[tile] = self.given(("start", tile), f"{tile}_start")
+            name, size = self.context.names(tile), self.context.tile(tile)
+            self.line(f"{self._starts[tile]} = tl.cast({name}, tl.int64) * {size}")
         return self._starts[tile]
 
     def index(self, tile: str) -> str:
@@ -122,9 +134,9 @@ class KernelWriter:
         """Take note of a tile variable whose line has been written; `is_whole`: none of its tiles is ragged."""
         self.forget({name})
         (self._whole.add if is_whole else self._whole.discard)(name)
+        self._starts.pop(name, None)
         if name in tile_references(body):
-            self._starts[name] = start = self.given(("start", name), f"{name}_start")
-            self.line(f"{start} = tl.cast({self.context.names(name)}, tl.int64) * {self.context.tile(name)}")
+            self.start(name)
 
     def tile_of(self, index: Expr) -> str | None:
         """The tile variable whose indices an expression is, if it is just that."""
@@ -226,6 +238,7 @@ class KernelWriter:
             body=(*spans, *self.lines),
             grid=self.grid,
             stages=max(stages, default=None),
+            has_wide_loads=self._has_wide_loads,
             has_products=any(isinstance(s, Gemm) for s in inside),
             restores=tuple(dict.fromkeys(s.target.name for s in inside if isinstance(s, ReduceAdd))),
         )

@@ -42,6 +42,10 @@ def write_launcher(context: Context, kernels: list[Kernel]) -> Launcher:
     signature = ", ".join([*(context.names(p.name) for p in inputs), "*", *(f"{name}=None" for name in names)])
     tensors = [f"{context.names(p.name)}: {p.dtype.value} [{', '.join(map(str, p.dims))}]" for p in params]
     lines = [*_sizes(context, inputs), *_outputs(context, inputs, outputs), *_checks(context, params)]
+    aligned = [context.names(p.name) for p in inputs if p.name in context.aligned]
+    lines += [f"{name} = align_rows({name})" for name in aligned]
+    gathered = [p.name for p in inputs if p.name in context.gathered]
+    lines += [f'check_extent("{name}", {context.names(name)})' for name in gathered]
     lines += [_buffer(context, inputs, alloc) for alloc in context.program.body if isinstance(alloc, Alloc)]
     lines += [_summary(context, table) for table in context.summaries.values()]
     lines.append(f"with torch.cuda.device_of({context.names(inputs[0].name)}):")

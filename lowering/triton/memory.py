@@ -1,7 +1,8 @@
 """References as Triton pointers and masks: which addresses a tile covers, and which of them exist.
 
 An address is the tensor's base, then scalar offsets in 64 bits (batch, head, first row of the tile), then offsets
-inside the tile in 32 bits. Rows past the end of a dimension and the padding of an axis whose size is no power of
+inside the tile in 32 bits. Elements gathered by computed indices have 32 bits in all; the launcher checks that this is
+enough for their tensor. Rows past the end of a dimension and the padding of an axis whose size is no power of
 two are masked out.
 """
 
@@ -72,18 +73,29 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
     tensor = str(node.attr)
     axes = writer.expressions.axes(node)
     strides = writer.use_tensor(tensor)
-    terms = [writer.context.names(tensor)]
+    scalars: list[str] = []
+    tiles: list[str] = []
     conditions: list[str] = []
     for position, (index, dim) in enumerate(zip(node.args, writer.shapes.dims(tensor), strict=True)):
         own = writer.expressions.axes(index)
-        if not own:
-            terms += scalar_offset(writer, index, strides[position], path)
-            continue
-        text = _index_text(writer, node, position, tuple(axis for axis in axes if axis in own))
+        tile = writer.tile_of(index)
         wide = widening(axes, own)
-        terms.append(f"{widened(f'{text}.to(tl.int64)', wide)} * {strides[position]}")
-        conditions += [widened(found, wide) for found in _element_conditions(writer, index, text, dim)]
-    return Place(tuple(terms), tuple(conditions), axes)
+        if not own:
+            scalars += scalar_offset(writer, index, strides[position], path)
+        elif tile is not None:
+            scalars.append(f"{writer.start(tile)} * {strides[position]}")
+            tiles.append(f"{widened(writer.span(tile), wide)} * {strides[position]}")
+            if writer.is_ragged(tile, dim):
+                conditions.append(widened(f"{writer.index(tile)} < {writer.use_size(dim)}", wide))
+        else:
+            text = _index_text(writer, node, position, tuple(axis for axis in axes if axis in own))
+            writer.context.gathered.add(tensor)
+            tiles.append(f"{widened(text, wide)} * {strides[position]}")
+            limits = (f"{text} >= 0", f"{text} < {writer.use_size(dim)}")
+            conditions += [widened(limit, wide) for limit in limits]
+    if len(axes) > 1:
+        writer.note_wide_load(tensor, writer.tile_of(node.args[-1]) is not None)
+    return Place((writer.context.names(tensor), *scalars, *tiles), tuple(conditions), axes)
 
 
 def _index_text(writer: KernelWriter, node: Expr, position: int, order: tuple[str, ...]) -> str:
@@ -97,17 +109,10 @@ def _index_text(writer: KernelWriter, node: Expr, position: int, order: tuple[st
     return name
 
 
-def _element_conditions(writer: KernelWriter, index: Expr, text: str, dim: str) -> list[str]:
-    tile = writer.tile_of(index)
-    if tile is not None:
-        return [f"{text} < {writer.use_size(dim)}"] if writer.is_ragged(tile, dim) else []
-    return [f"{text} >= 0", f"{text} < {writer.use_size(dim)}"]
-
-
 def widened(text: str, wide: str) -> str:
     if "None" not in wide:
         return text
-    is_atom = all(char.isalnum() or char in "_." for char in text.removesuffix(".to(tl.int64)"))
+    is_atom = all(char.isalnum() or char in "_." for char in text)
     return f"{text}[{wide}]" if is_atom else f"({text})[{wide}]"
 
 

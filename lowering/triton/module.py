@@ -62,6 +62,8 @@ def write_module(program: Program, arch: str) -> Module:
         functions=[*(FUNCTIONS[name] for name in FUNCTIONS if name in context.functions), *called],
         kernels=[_kernel_text(context, kernel) for kernel in kernels],
         has_summaries=bool(context.summaries),
+        has_gathers=bool(context.gathered),
+        has_aligned=bool(context.aligned),
         launcher=launcher,
     )
     return Module(text, tuple(kernels), context, configs)
@@ -111,7 +113,8 @@ def _configs(context: Context, kernels: list[Kernel]) -> dict[str, Rows]:
     if not any(_tuning(context, kernel) for kernel in kernels):
         return {}
     element = max((param.dtype.bytes for param in context.program.params[:1]), default=4)
-    return configurations(max(context.shapes.sizes.values(), default=64) * element)
+    has_wide_loads = any(kernel.has_wide_loads for kernel in kernels)
+    return configurations(element, max(context.shapes.sizes.values(), default=64), has_wide_loads)
 
 
 def _tuning(context: Context, kernel: Kernel) -> str:
@@ -144,8 +147,11 @@ def unspecialised_strides(context: Context, tensor: str) -> tuple[str, ...]:
     """Strides that change with run-time lengths in ways Triton would compile anew for.
 
     Rows of a fixed length divisible by 16 make every outer stride of a dense tensor divisible by 16, whatever the
-    other sizes are. Elsewhere divisibility is left out of the kernel's type; the last stride (usually 1) never is.
+    other sizes are; rows that the launcher aligns do so too. Elsewhere divisibility is left out of the kernel's type.
+    The last stride (usually 1) always is part of it.
     """
+    if tensor in context.aligned:
+        return ()
     last = context.shapes.dims(tensor)[-1:]
     size = context.shapes.sizes.get(last[0], int(last[0]) if last[0].isdigit() else 1) if last else 1
     names = context.strides(tensor)

@@ -10,32 +10,35 @@ DEFAULT_ARCH = "sm_90"
 Rows = tuple[tuple[int, int], ...]
 
 # (warps, stages), the usual best first; it spills no registers with the tiles of schedules/tuning.py and is what runs
-# untuned. Widest row of the inputs, in bytes, that a table is for: first fit.
-TABLES: tuple[tuple[int, dict[str, Rows]], ...] = (
-    (128, {
+# untuned. By bytes an element (up to and including), then by the widest row, in elements: first fit.
+TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
+    (2, 64, {
         "sm_80": ((8, 3), (4, 3), (4, 4)),
         "sm_90": ((4, 3), (8, 3), (4, 2)),
         "sm_100": ((8, 3), (4, 3), (8, 2)),
         "sm_120": ((8, 3), (4, 2), (8, 2)),
     }),
-    (256, {
+    (2, 128, {
         "sm_80": ((8, 2), (8, 3), (4, 2)),
         "sm_90": ((8, 3), (8, 2), (4, 2)),
-        "sm_100": ((8, 3), (8, 2), (4, 2)),
+        "sm_100": ((8, 3), (8, 2), (8, 1)),
         "sm_120": ((8, 2), (4, 2), (8, 3)),
     }),
-    (1 << 30, {
-        "sm_80": ((8, 2), (4, 2), (8, 1)),
-        "sm_90": ((8, 2), (4, 2), (8, 1)),
-        "sm_100": ((8, 2), (4, 2), (8, 1)),
-        "sm_120": ((8, 2), (4, 2), (8, 1)),
-    }),
+    (2, 1 << 30, dict.fromkeys(ARCHES, ((8, 2), (4, 2), (8, 1)))),
+    (8, 64, dict.fromkeys(ARCHES, ((8, 2), (8, 1), (4, 2)))),
+    (8, 1 << 30, dict.fromkeys(ARCHES, ((8, 1), (8, 2), (4, 1)))),
 )  # fmt: skip
 
 
-def configurations(row_bytes: int) -> dict[str, Rows]:
-    """Rows of (warps, stages) per architecture, for kernels whose widest input row has `row_bytes`."""
-    return next(table for limit, table in TABLES if row_bytes <= limit)
+def configurations(element_bytes: int, width: int, has_wide_loads: bool = False) -> dict[str, Rows]:
+    """Rows of (warps, stages) per architecture, for kernels whose widest input row has `width` elements.
+
+    Kernels that load biases or masks as whole tiles need the registers of many warps first, and fewer stages.
+    """
+    table = next(table for size, limit, table in TABLES if element_bytes <= size and width <= limit)
+    if not has_wide_loads:
+        return table
+    return {arch: tuple(sorted(rows, key=lambda row: (-row[0], row[1]))) for arch, rows in table.items()}
 
 
 def fixed(kernel: Kernel, rows: Rows) -> Rows:

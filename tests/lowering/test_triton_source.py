@@ -96,20 +96,49 @@ def inputs(batch: int, rows: int, columns: int, d: int = 64) -> list[torch.Tenso
 
 
 @pytest.mark.parametrize("d", [64, 40])
-@pytest.mark.parametrize("captured", ["", ", doc: i32[B, N]"])
+@pytest.mark.parametrize("captured", ["", "doc: i32[B, N]", "bias: bf16[Hq, M, N]"])
 def test_no_compilation_as_lengths_change(d: int, captured: str) -> None:
     """Triton compiles anew when an integer becomes 1 or gains or loses the divisor 16; no argument ever does."""
-    keep = "(doc[b, i] == doc[b, j]) & (j <= i)" if captured else "j <= i"
-    module, names, loose, recorder = module_of(program_of(d, keep=keep, captured=captured))
+    parts = {"keep": "doc[b, i] == doc[b, j]"} if "doc" in captured else {}
+    parts |= {"score": "s + bias[h, i, j]"} if "bias" in captured else {}
+    module, names, loose, recorder = module_of(program_of(d, captured=f", {captured}" if captured else "", **parts))
     seen = set()
-    for batch, length in ((1, 1), (1, 17), (2, 64), (3, 1000), (1, 16384)):
-        documents = [torch.zeros(batch, length, dtype=torch.int32)] if captured else []
-        module.variant(*inputs(batch, length, length, d), *documents)
+    for batch, length in ((1, 1), (1, 17), (2, 64), (3, 200), (1, 1040)):
+        extra = [torch.zeros(batch, length, dtype=torch.int32)] if "doc" in captured else []
+        extra += [torch.zeros(4, length, length, dtype=torch.bfloat16)] if "bias" in captured else []
+        module.variant(*inputs(batch, length, length, d), *extra)
         numbers = [
             (name, value) for name, value in zip(names, recorder.arguments, strict=True) if isinstance(value, int)
         ]
         seen.add(tuple((name, value == 1, value % 16 == 0) for name, value in numbers if name not in loose))
     assert len(seen) == 1
+
+
+def test_rows_are_aligned_without_losing_a_value_or_a_broadcast() -> None:
+    """What is aligned stays as it is; what is not is copied once, broadcast dimensions not at all."""
+    program = program_of(score="s + bias[b, h, i, j]", captured=", bias: bf16[B, Hq, M, N]")
+    module, _, _, _ = module_of(program)
+    aligned = torch.randn(2, 3, 5, 32)
+    assert module.align_rows(aligned) is aligned
+    for tensor in (aligned[..., :7], aligned[..., 1:], aligned[..., ::2], aligned.mT, torch.randn(2, 3, 5, 33)):
+        got = module.align_rows(tensor)
+        assert torch.equal(got, tensor)
+        assert all(stride % 16 == 0 for stride in got.stride()[:-1])
+        assert got.stride(-1) == 1
+        assert got.data_ptr() % 16 == 0
+    broadcast = module.align_rows(torch.randn(1, 1, 5, 33).expand(2, 3, 5, 33))
+    assert broadcast.stride()[:2] == (0, 0)
+    assert module.align_rows(torch.randn(2, 3, 0, 33)).shape == (2, 3, 0, 33)
+
+
+def test_a_gather_from_a_tensor_too_large_for_its_offsets() -> None:
+    program = program_of(score="s + table[min(max(i - j, 0), 3), h]", captured=", table: f32[4, Hq]")
+    module, _, _, _ = module_of(program)
+    wide = torch.zeros(1).expand(4, 4).as_strided((4, 4), (0, 0))
+    module.check_extent("table", wide)
+    meta = torch.empty_strided((4, 4), (2**30, 1), device="meta")
+    with pytest.raises(ValueError, match=r"variant: table spans 3221225475 elements, wanted fewer than 2\*\*31"):
+        module.check_extent("table", meta)
 
 
 def test_the_launcher_checks_and_allocates() -> None:
