@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from ...ir.dtypes import Kind
 from ...ir.edit import names_read
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op, substitute
+from ...ir.expr import Expr, Op, substitute, var
 from ...ir.printer import print_statement
 from ...ir.program import Block, Fill, Let, Load, Program, Reduce, Statement
 from ...ir.shapes import Shapes
@@ -133,6 +134,42 @@ def recompute_cheap(run: Run) -> None:
             if sweep.axis is not None and _is_cheap(statement.value, bound):
                 cheap[statement.name] = statement.value
             sweep.statements[position] = replace(statement, value=substitute(statement.value, earlier))
+
+
+def scale_after_maximum(run: Run) -> None:
+    """Multiply the maximum of a row instead of every element; rounding keeps order, so the bits are the same.
+
+    rewrite:
+        x = s * 0.18; top = reduce_max(x)      ->      raw = reduce_max(s); top = raw * 0.18
+    needs: a positive constant, and a later down sweep to multiply in.
+    """
+    scaled = {
+        s.name: s.value
+        for sweep in run.sweeps
+        for s in sweep.statements
+        if isinstance(s, Let) and s.value.op is Op.MUL and any(_is_positive(arg) for arg in s.value.args)
+    }
+    for sweep, after in zip(run.sweeps, run.sweeps[1:], strict=False):
+        for position, statement in enumerate(sweep.statements):
+            value = scaled.get(statement.source) if isinstance(statement, Reduce) and statement.op == "max" else None
+            tiles = [arg for arg in value.args if arg.op is Op.VAR] if value is not None else []
+            if value is None or len(tiles) != 1 or after.axis is not None or not _is_cheap(value, set()):
+                continue
+            raw = f"{statement.name}_raw"
+            sweep.statements[position] = replace(statement, name=raw, source=str(tiles[0].attr))
+            times = substitute(value, {str(tiles[0].attr): var(raw, Kind.FLOAT)})
+            after.statements.insert(0, Let(statement.name, times))
+
+
+def _is_positive(value: Expr) -> bool:
+    return value.op is Op.CONST and isinstance(value.attr, float) and value.attr > 0
+
+
+def drop_unread(run: Run, buffers: frozenset[str]) -> None:
+    """Drop tiles of a run that nobody reads any more."""
+    kept = {name for sweep in run.sweeps for s in sweep.statements for name in names_read(s)} | buffers
+    for sweep in run.sweeps:
+        sweep.statements[:] = [s for s in sweep.statements if s.name in kept or isinstance(s, Reduce)]
 
 
 def _is_cheap(value: Expr, bound: set[str]) -> bool:

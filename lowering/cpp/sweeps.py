@@ -10,7 +10,7 @@ from ...ir.expr import Expr, Op, loads, walk
 from ...ir.program import Let, Reduce
 from ...ir.shapes import Shapes
 from .expressions import VECTOR, Lanes, Names, Term, as_float, emit, identifier, widen
-from .rows import Run, Sweep, recompute_cheap
+from .rows import Run, Sweep, drop_unread, recompute_cheap, scale_after_maximum
 from .storage import Storage
 
 # combine two vectors, finish W rows, start
@@ -51,6 +51,8 @@ class RunWriter:
     def write(self, run: Run) -> list[str]:
         """The lines of the whole run."""
         recompute_cheap(run)
+        scale_after_maximum(run)
+        drop_unread(run, self.frame.buffers)
         self.stashed = frozenset(_crossing(run)) - self.frame.buffers
         self.coarse = frozenset(_rounded(run))
         self._add(f"for (int r = 0; r < {run.row}_rows; r += W) {{")
@@ -109,7 +111,11 @@ class RunWriter:
         spread = self._spread(sweep)
         self._add("for (int u = 0; u < W; ++u) {", 1)
         for reduction in reductions:
-            self._add(f"vf {identifier(reduction.name)}_row = {COMBINE[reduction.op][2]};", 2)
+            start = COMBINE[reduction.op][2]
+            self._add(f"vf {identifier(reduction.name)}_row[2] = {{{start}, {start}}};", 2)
+        rounded = [s.name for s in sweep.statements if isinstance(s, Let) and self._rounds_on_store(s)]
+        for name in rounded:
+            self._add(f"vf {identifier(name)}_row[{vectors}];", 2)
         self._add(f"TW_UNROLL for (int c = 0; c < {vectors}; ++c) {{", 2)
         values: dict[str, Term] = {}
         for statement in sweep.statements:
@@ -120,7 +126,11 @@ class RunWriter:
         self._add("}", 2)
         for reduction in reductions:
             name = identifier(reduction.name)
-            self._add(f"{name}_lanes[u] = {name}_row;", 2)
+            both = COMBINE[reduction.op][0].format(f"{name}_row[0]", f"{name}_row[1]")
+            self._add(f"{name}_lanes[u] = {both};", 2)
+        for name in rounded:
+            local = identifier(name)
+            self._add(f"store_row({local} + (r + u) * {self.frame.storage.stride(name)}, {local}_row);", 2)
         self._add("}", 1)
         for reduction in reductions:
             finish = f"{COMBINE[reduction.op][1]}({identifier(reduction.name)}_lanes)"
@@ -150,7 +160,7 @@ class RunWriter:
         return spread
 
     def _gather(self, reduction: Reduce, values: dict[str, Term]) -> None:
-        total = f"{identifier(reduction.name)}_row"
+        total = f"{identifier(reduction.name)}_row[c % 2]"
         value = values.get(reduction.source) or self._wide_name(reduction.source, "r + u")
         self._add(f"{total} = {COMBINE[reduction.op][0].format(total, value.text)};", 3)
 
@@ -208,6 +218,10 @@ class RunWriter:
         if name in self.stashed:
             self._add(f"{local}[u][c] = {term.text};", 3)
             values[name] = Term(f"{local}[u][c]", term.kind, wide=True)
+            return
+        if self._rounds_on_store(statement):
+            self._add(f"{local}_row[c] = {term.text};", 3)
+            values[name] = Term(f"{local}_row[c]", term.kind, wide=True)
             return
         is_buffer = name in self.frame.buffers
         shadow = self.frame.names.fresh(f"{local}_c") if is_buffer else local

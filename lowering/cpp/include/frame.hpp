@@ -118,6 +118,18 @@ template <class T> void store_lanes(T* p, std::int64_t stride, vf x, int count) 
     for (int i = 0; i < std::min(count, W); ++i) p[i * stride] = from_float<T>(values[i]);
 }
 
+// Writes a row of vectors; bfloat16 in whole cache lines, which tile registers read back without a stall.
+template <int N> void store_row(float* p, const vf (&x)[N]) {
+    TW_UNROLL for (int c = 0; c < N; ++c) store(p + c * W, x[c]);
+}
+template <int N> void store_row(bf16* p, const vf (&x)[N]) {
+    int c = 0;
+#if defined(__AVX512BF16__) && defined(__AVX512F__)
+    TW_UNROLL for (; c + 2 <= N; c += 2) _mm512_storeu_si512(p + c * W, (__m512i)_mm512_cvtne2ps_pbh(x[c + 1].v, x[c].v));
+#endif
+    for (; c < N; ++c) store(p + c * W, x[c]);
+}
+
 // One factor per row where nothing is to be scaled.
 template <int M> const float* ones() {
     alignas(64) static const struct Ones {
