@@ -45,20 +45,20 @@ void start() {
 
 #define UNARY(name)                                                                        \
     void vector_##name(const float* x, float* y, int n) {                                  \
-        for (int i = 0; i < n; i += W) store(y + i, name(load(x + i, count_of(i, n))), count_of(i, n)); \
+        for (int i = 0; i < n; i += W) store(y + i, tw::name(load(x + i, count_of(i, n))), count_of(i, n)); \
     }
 UNARY(exp2) UNARY(exp2_bf16) UNARY(exp) UNARY(log) UNARY(log2) UNARY(tanh) UNARY(sigmoid) UNARY(erf)
 UNARY(sqrt) UNARY(rsqrt) UNARY(sin) UNARY(cos) UNARY(floor) UNARY(ceil) UNARY(trunc) UNARY(rint) UNARY(abs)
 
 #define SCALAR(name)                                                \
     void scalar_##name(const float* x, float* y, int n) {           \
-        for (int i = 0; i < n; ++i) y[i] = name(x[i]);              \
+        for (int i = 0; i < n; ++i) y[i] = tw::name(x[i]);              \
     }
 SCALAR(exp2) SCALAR(exp) SCALAR(log) SCALAR(log2) SCALAR(tanh) SCALAR(sigmoid) SCALAR(erf) SCALAR(rsqrt)
 
 #define BINARY(name)                                                                       \
     void vector_##name(const float* x, const float* y, float* z, int n) {                  \
-        for (int i = 0; i < n; i += W) store(z + i, name(load(x + i), load(y + i)));       \
+        for (int i = 0; i < n; i += W) store(z + i, tw::name(load(x + i), load(y + i)));       \
     }
 BINARY(pow) BINARY(maximum) BINARY(minimum)
 
