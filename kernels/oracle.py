@@ -3,7 +3,7 @@
 The truth is the user's own function, run in fp64 with every cast to a lower precision raised to fp64;
 without a function, the spec's formula. Two things are defined by us: a row that keeps no key is o = 0,
 lse = -inf; and lse itself. The budget is twice the sum of the error that the same mathematics makes in low
-precision (the spec's formula in float32 with rounded weights; the worse of two orders of summing), of one
+precision (the spec's formula in float32 with rounded weights; the worst of a few orders of summing), of one
 rounding of the output, and of one float32 rounding of the weights.
 """
 
@@ -74,20 +74,35 @@ class Expected:
         return "the lifted spec already differs from the function"
 
 
-def expect(function: Function | None, spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> Expected:
-    """Run the oracle. Whatever the user's function raises on these tensors passes through."""
+def expect(
+    function: Function | None, spec: AttentionSpec, tensors: Sequence[torch.Tensor], shuffles: int = 0
+) -> Expected:
+    """Run the oracle. Whatever the user's function raises on these tensors passes through.
+
+    shuffles: further orders of summing q · k to look at, where the error of a few scores decides a row.
+    """
     arrays = [as_array(tensor) for tensor in tensors]
     spec_o, spec_lse = reference(spec, *arrays)
     exact = spec_o
     if function is not None:
         exact = _with_defined_rows(_exactly(function, tensors), spec_o, spec_lse, arrays[2])
-    low = [low_precision(spec, *arrays, product=product) for product in (np.matmul, one_by_one)]
+    low = _low_precision_runs(spec, arrays, shuffles)
     epsilon = float(torch.finfo(to_torch(spec.dtype)).eps)
     rounding = epsilon * _magnitude(exact) + FLOAT32_EPSILON * _magnitude(arrays[2])
     o = _truth(exact, spec_o, [low_o for low_o, _ in low], rounding)
     lse_rounding = FLOAT32_EPSILON * max(_magnitude(spec_lse), 1.0)
     lse = _truth(spec_lse, spec_lse, [low_lse for _, low_lse in low], lse_rounding)
     return Expected(o, lse, distance(spec_o, exact))
+
+
+def _low_precision_runs(spec: AttentionSpec, arrays: Sequence[Array], shuffles: int) -> list[tuple[Array, Array]]:
+    """The same mathematics in several orders, each as good as any other."""
+    q, k, *rest = arrays
+    runs = [low_precision(spec, q, k, *rest, product=product) for product in (np.matmul, one_by_one)]
+    for seed in range(shuffles):
+        order = np.random.default_rng(seed).permutation(spec.head_dim)
+        runs.append(low_precision(spec, q[..., order], k[..., order], *rest))
+    return runs
 
 
 def _truth(exact: Array, formula: Array, low: Sequence[Array], rounding: float) -> Truth:
