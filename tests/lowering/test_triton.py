@@ -259,6 +259,83 @@ def test_other_statements() -> None:
     np.testing.assert_allclose(total.numpy(), exact.numpy(), rtol=1e-5)
 
 
+TWISTED = """\
+@program(D=16)
+def twisted(
+    x: f32[R, D],
+    y: f32[C, D],
+    table: f32[T],
+    ids: i32[T],
+    twice: out(f32[R, C]),
+    count: out(f32[C]),
+    walked: out(f32[R]),
+):
+    def number(i: int, j: int):
+        return f32(j) + 1.0
+
+    for r in grid(tiles(R, 32)):
+        a = load(x[r, :])
+        start = 0
+        total = full(f32[r], table[start])
+        for step in range(0, 5):
+            total = total + table[start]
+            start = start + ids[start]
+        store(walked[r], total)
+        for c in tiles(C, 16):
+            b = load(y[c, :])
+            s = gemm(a, b)
+            t = gemm(b, a)
+            store(twice[r, c], s + t)
+            w = number(index(r), index(c))
+            rows = reduce_sum(w, axis=r)
+            store(count[c], rows)
+"""
+
+
+def test_axes_out_of_order_and_names_bound_anew() -> None:
+    """A product added to its transpose; a region that ignores an axis; an element load whose index changes in a loop."""
+    x, y, table = torch.randn(30, 16), torch.randn(20, 16), torch.randn(9)
+    ids = torch.tensor([2, 1, 1, 3, 0, 1, 1, 0, 0], dtype=torch.int32)
+    twice, count, walked = interpret(parse_program(TWISTED), [x, y, table, ids])
+    torch.testing.assert_close(twice, 2 * x @ y.T, rtol=1e-5, atol=1e-5)
+    assert torch.equal(count, 32 * torch.arange(1.0, 21.0))
+    visited = [0, 2, 3, 6, 7]
+    torch.testing.assert_close(walked, (table[0] + table[visited].sum()).expand(30))
+
+
+SUMMED = """\
+@program(D=16)
+def summed(
+    x: f32[R, D],
+    y: f32[D, E],
+    total: out(f32[D, E]),
+):
+    for e in grid(tiles(E, 16)):
+        store(total[:, e], 0.0)
+    for r, e in grid(tiles(R, 32), tiles(E, 16)):
+        a = load(x[r, :])
+        b = load(y[:, e])
+        c = gemm(a, b)
+        d = gemm(a, c)
+        reduce_add(total[:, e], d)
+"""
+
+
+def test_sums_from_many_programs() -> None:
+    """reduce_add without an order: every program adds its rows' share."""
+    x, y = torch.randn(70, 16), torch.randn(16, 40)
+    (total,) = interpret(parse_program(SUMMED), [x, y])
+    torch.testing.assert_close(total, x.T @ (x @ y), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_partial_tiles_on_both_sides_of_full_ones(order: str) -> None:
+    spec = Variant(keep="(j <= i) & (i - j < 70)").spec(d=16, dv=16, group=1)
+    text = str(program_of(spec, Orchestration((("m", 16), ("n", 16)))))
+    text = text.replace('part="partial"', f'part="partial", order="{order}"')
+    check(spec, arguments(spec, heads=1, rows=150, columns=140), parse_program(text))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 @pytest.mark.parametrize("name", VARIANTS)
