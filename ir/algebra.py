@@ -60,6 +60,16 @@ def fold_choice(e: Expr) -> Expr | None:
     return select(condition, *branches)
 
 
+def compare_choice(e: Expr) -> Expr | None:
+    """where(c, x, 1) == 1 -> where(c, x == 1, True)."""
+    for choice, other in (e.args, e.args[::-1]):
+        is_choice = choice.op is Op.SELECT and any(is_const(branch) for branch in choice.args[1:])
+        if is_choice and is_const(other):
+            branches = [rebuild(e, tuple(b if arg is choice else arg for arg in e.args)) for b in choice.args[1:]]
+            return select(choice.args[0], *branches)
+    return None
+
+
 # Arithmetic
 
 
@@ -333,10 +343,10 @@ RULES: Rules = {
     Op.ABS: (fold, fold_choice, absolute_of_sign),
     Op.MIN: (fold, fold_choice, constant_right, same_operands, nested_bound),
     Op.MAX: (fold, fold_choice, constant_right, same_operands, nested_bound),
-    Op.LT: (fold, fold_choice, integer_comparison),
-    Op.LE: (fold, fold_choice, integer_comparison),
-    Op.EQ: (fold, fold_choice, integer_comparison),
-    Op.NE: (fold, fold_choice, integer_comparison),
+    Op.LT: (fold, fold_choice, compare_choice, integer_comparison),
+    Op.LE: (fold, fold_choice, compare_choice, integer_comparison),
+    Op.EQ: (fold, fold_choice, compare_choice, integer_comparison),
+    Op.NE: (fold, fold_choice, compare_choice, integer_comparison),
     Op.NOT: (fold, not_twice),
     Op.AND: (fold, logic_literal, same_operands, repeated_operand),
     Op.OR: (fold, logic_literal, same_operands, repeated_operand),

@@ -15,6 +15,48 @@ if TYPE_CHECKING:
 
 CONSTANT = "@constant"
 MOST_LITERALS = 128
+SMALLEST_PATTERN = 3  # in fewer elements every pattern is a coincidence
+
+
+def closed_form(data: torch.Tensor) -> Element | None:
+    """The element of a triangle of two values, or of numbers linear in the index, over the last one or two dims."""
+    used = [axis for axis, size in enumerate(data.shape) if size > 1]
+    if not used or used[0] < data.dim() - 2 or min(data.shape[axis] for axis in used) < SMALLEST_PATTERN:
+        return None
+    matrix = data.reshape(-1, data.shape[-1]) if len(used) == 2 else data.reshape(1, -1)
+    row = (lambda index: index[-2]) if len(used) == 2 else (lambda index: const(0))
+    column = used[-1]
+    coefficients = linear(matrix)
+    if coefficients is not None:
+        start, per_row, per_column = (const(c) for c in coefficients)
+        return lambda index: row(index) * per_row + index[column] * per_column + start
+    band = triangle(matrix)
+    if band is None:
+        return None
+    diagonal, below, above = band
+    return lambda index: choose(index[column] <= row(index) + diagonal, const(below), const(above))
+
+
+def linear(matrix: torch.Tensor) -> tuple[int, int, int] | None:
+    """(start, per row, per column) of whole numbers linear in the index."""
+    if matrix.dtype == torch.bool or matrix.is_floating_point():
+        return None
+    start = int(matrix[0, 0])
+    per_row = int(matrix[1, 0]) - start if len(matrix) > 1 else 0
+    per_column = int(matrix[0, 1]) - start if matrix.shape[1] > 1 else 0
+    rows, columns = torch.arange(len(matrix))[:, None], torch.arange(matrix.shape[1])
+    is_linear = bool((start + per_row * rows + per_column * columns == matrix).all())
+    return (start, per_row, per_column) if is_linear else None
+
+
+def triangle(matrix: torch.Tensor) -> tuple[int, int | float | bool, int | float | bool] | None:
+    """(diagonal, below, above) of a matrix that is `below` where column <= row + diagonal and `above` elsewhere."""
+    below, above = matrix[-1, 0], matrix[0, -1]
+    first_row, first_column = int((matrix[0] == below).sum()), int((matrix[:, 0] == above).sum())
+    diagonal = first_row - 1 if first_row else -first_column
+    rows, columns = torch.arange(len(matrix))[:, None], torch.arange(matrix.shape[1])
+    is_triangle = bool((torch.where(columns <= rows + diagonal, below, above) == matrix).all())
+    return (diagonal, below.item(), above.item()) if is_triangle and below != above else None
 
 
 def _chosen(data: torch.Tensor, index: Index) -> Expr:
@@ -52,6 +94,9 @@ def constant_element(t: Tracer, tensor: torch.Tensor) -> Element:
                 return const(data[tuple(int(str(i.attr)) for i in index)].item())
             if data.numel() and bool((data == data.flatten()[0]).all()):
                 return const(data.flatten()[0].item())
+            found = closed_form(data)
+            if found is not None:
+                return found(index)
             if data.numel() <= MOST_LITERALS:
                 return _chosen(data, index)
         return load(name, index, kind)

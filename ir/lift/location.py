@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import UnsupportedSpec
 from .sizes import is_torch
 
@@ -39,6 +41,8 @@ def user_file(function: Callable[..., Any]) -> str | None:
         if inner is None:
             break
         function = inner
+    if isinstance(function, torch.nn.Module):
+        function = function.forward
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return code.co_filename if code is not None else None
 

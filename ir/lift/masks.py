@@ -41,7 +41,8 @@ def _of_literal(e: Expr, _: Callable[[Expr], bool]) -> Split:
 def _of_choice(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
     condition, then, otherwise = e.args
     if not is_mask(condition):
-        return TRUE, e
+        apart = _apart(e, is_mask)
+        return (TRUE, e) if apart is None else _of_choice(apart, is_mask)
     keep_then, then = _split(then, is_mask)
     keep_else, otherwise = _split(otherwise, is_mask)
     if keep_then is TRUE and keep_else is TRUE:
@@ -52,6 +53,33 @@ def _of_choice(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
         return _and(apply(Op.NOT, condition), keep_else), otherwise
     keep = apply(Op.OR, _and(condition, keep_then), _and(apply(Op.NOT, condition), keep_else))
     return keep, select(condition, then, otherwise)
+
+
+def _apart(e: Expr, is_mask: Callable[[Expr], bool]) -> Expr | None:
+    """where(a or b, x, y) -> where(a, x, where(b, x, y)) for a mask a, and the same for a and b."""
+    condition, then, otherwise = e.args
+    if condition.op not in (Op.AND, Op.OR):
+        return None
+    parts = chain(condition, condition.op)
+    masks = [part for part in parts if is_mask(part)]
+    if not masks:
+        return None
+    rest = [part for part in parts if part not in masks]
+    mask = _joined(condition.op, masks)
+    inner = select(_joined(condition.op, rest), then, otherwise)
+    return select(mask, then, inner) if condition.op is Op.OR else select(mask, inner, otherwise)
+
+
+def _joined(op: Op, parts: list[Expr]) -> Expr:
+    total = parts[0]
+    for part in parts[1:]:
+        total = apply(op, total, part)
+    return total
+
+
+def chain(condition: Expr, op: Op) -> list[Expr]:
+    """The operands of nested ANDs or ORs, in order."""
+    return [p for arg in condition.args for p in chain(arg, op)] if condition.op is op else [condition]
 
 
 def _and(a: Expr, b: Expr) -> Expr:
@@ -92,21 +120,10 @@ SPLITS: dict[Op, Callable[[Expr, Callable[[Expr], bool]], Split]] = {
 
 def conjuncts(condition: Expr) -> list[Expr]:
     """The conditions that must all hold, in order."""
-    if condition.op is Op.AND:
-        return [part for arg in condition.args for part in conjuncts(arg)]
-    return [] if condition is TRUE else [condition]
+    return [] if condition is TRUE else chain(condition, Op.AND)
 
 
 def assume(e: Expr, facts: list[Expr]) -> Expr:
-    """The expression where the facts hold: choices on them are decided."""
+    """The expression where the facts hold."""
     decided = dict.fromkeys(facts, TRUE) | {simplify(apply(Op.NOT, fact)): FALSE for fact in facts}
-
-    def replace(node: Expr) -> Expr | None:
-        if node.op is not Op.SELECT:
-            return None
-        truth = decided.get(node.args[0])
-        if truth is None:
-            return None
-        return node.args[1] if truth is TRUE else node.args[2]
-
-    return transform(e, replace)
+    return transform(e, decided.get)

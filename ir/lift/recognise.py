@@ -111,7 +111,7 @@ class Recogniser:
         return Factors(rest, parts.under)
 
     def _kv_head(self) -> Expr:
-        return HEAD if self.group == 1 else apply(Op.FLOORDIV, HEAD, const(self.group))
+        return self.t.simplified(apply(Op.FLOORDIV, HEAD, const(self.group)))
 
     def _misread(self, name: str, got: tuple[Expr, ...], wanted: tuple[Expr, ...]) -> str:
         shown = [", ".join(self._shown(e) for e in index) for index in (got, wanted)]

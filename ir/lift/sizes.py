@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,8 @@ ORDER = frozenset({"StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterTh
 
 
 def _is_linear(side: Any) -> bool:
-    return all(len(term.free_symbols) <= 1 and (term.is_Symbol or term.is_Integer) for term in side.as_ordered_terms())
+    """Whether an expression is a sum of sizes and whole numbers."""
+    return all(term.is_Integer or term.is_Symbol or (-term).is_Symbol for term in side.as_ordered_terms())
 
 
 @dataclass(slots=True)
@@ -101,6 +103,7 @@ class Sizes:
 
     def __post_init__(self) -> None:
         self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True, static_shapes=False)
+        self.mode.cache_enabled = False  # its entries cost more than the few operators of one function save
 
     def symbol(self, name: str, hint: int) -> Any:
         """A new symbolic size (a SymInt) called `name`, which is `hint` where Python needs to know."""
@@ -156,6 +159,12 @@ class Sizes:
             op = UNARY[name]
             return apply(op, *(as_kind(arg, Kind.FLOAT) if op in FLOATING else arg for arg in args))
         raise UnsupportedSpec(f"a size computed as {node} is not understood")
+
+    def readable(self, text: str) -> str:
+        """PyTorch's message with the names of sizes instead of its symbols."""
+        for symbol, name in self.original.items():
+            text = re.sub(rf"\b{symbol}\b", str(name.attr), text)
+        return text
 
     def settle(self) -> None:
         """After the trace: of sizes that turned out equal, the one made first gives the name."""

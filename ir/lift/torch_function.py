@@ -90,7 +90,8 @@ def _run(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor
     except GuardOnDataDependentSymNode as error:
         raise refuse("the function's Python code depends on the data in a tensor", _raised(error, tracer)) from error
     except Exception as error:
-        reason = f"the function raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        what = tracer.sizes.readable(str(error).partition("\n")[0])
+        reason = f"the function raised {type(error).__name__}: {what}"
         raise refuse(reason, _raised(error, tracer)) from error
     tracer.sizes.settle()
     return result, tracer.last

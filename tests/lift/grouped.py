@@ -95,3 +95,8 @@ def alibi_by_group(q, k, v):
     s = torch.einsum("bhgid,bhjd->bhgij", q.unflatten(1, (hkv, -1)), k)
     s = s + slopes * (torch.arange(k.shape[2])[None, :] - torch.arange(m)[:, None])
     return torch.einsum("bhgij,bhjd->bhgid", s.softmax(-1), v).reshape(b, hq, m, d)
+
+
+def one_key_head(q, k, v):
+    """k and v [B, 1, N, D]: broadcast over all query heads."""
+    return (q @ k.mT * 0.3).softmax(-1) @ v

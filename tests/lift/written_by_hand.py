@@ -6,6 +6,7 @@ from (B, Hq, Hkv, M, N).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -527,3 +528,115 @@ def softplus_weights(q, k, v):
 def cubic_weights(q, k, v):
     s = q @ k.mT * 0.1
     return (s + s**3 / 6) @ v
+
+
+# From popular repositories, in their manner
+
+
+@variant()
+def finfo_max_and_shifted_triangle(q, k, v):
+    sim = einsum("b h i d, b h j d -> b h i j", q, k) * q.shape[-1] ** -0.5
+    mask_value = -torch.finfo(sim.dtype).max
+    i, j = sim.shape[-2:]
+    causal_mask = torch.ones((i, j), dtype=torch.bool).triu(j - i + 1)
+    sim = sim.masked_fill(causal_mask, mask_value)
+    attn = sim.softmax(dim=-1, dtype=torch.float32)
+    return einsum("b h i j, b h j d -> b h i d", attn.type(sim.dtype), v)
+
+
+@variant()
+def ones_times_infinity(q, k, v):
+    mask = torch.triu(torch.ones(q.shape[2], k.shape[2]) * float("-inf"), diagonal=1)
+    return (q @ k.mT + mask).softmax(-1) @ v
+
+
+@variant()
+def band_of_ones(q, k, v):
+    band = torch.ones(q.shape[2], k.shape[2]).triu(-2).tril(2)
+    return (q @ k.mT).masked_fill(band == 0, -1e9).softmax(-1) @ v
+
+
+@variant()
+def zeros_of_tril(q, k, v):
+    w = (q @ k.mT).tril()
+    return w.masked_fill(w == 0, float("-inf")).softmax(-1) @ v
+
+
+@variant()
+def scale_by_row(q, k, v):
+    scale = torch.log(torch.arange(2, q.shape[2] + 2)) / math.log(512)
+    return (q @ k.mT * scale[:, None]).softmax(-1) @ v
+
+
+@variant(lambda M, N, **_: (torch.randn(1, 1, M + 3, N + 2),))
+def last_rows_of_a_mask(q, k, v, mask):
+    return (q @ k.mT + mask[:, :, -q.shape[2] :, : k.shape[2]]).softmax(-1) @ v
+
+
+@variant()
+def rounded_to_bf16(q, k, v):
+    p = (q @ k.mT).to(torch.float32).softmax(-1).to(torch.bfloat16)
+    return (p.float() @ v.float()).to(q.dtype)
+
+
+@variant()
+def einsum_in_another_order(q, k, v):
+    a = torch.einsum("bhid,bhjd->bijh", q, k).softmax(2)
+    return torch.einsum("bijh,bhjd->bhid", a, v)
+
+
+@variant()
+def mean_of_the_past(q, k, v):
+    w = torch.ones(q.shape[2], k.shape[2], dtype=q.dtype).tril()
+    return (w / w.sum(-1, keepdim=True)).expand(q.shape[0], q.shape[1], -1, -1) @ v
+
+
+@variant(lambda B, N, **_: (torch.arange(N).expand(B, N) < N - 1,))
+def exponentials_times_mask(q, k, v, mask):
+    e = torch.exp(q @ k.mT * 0.1) * mask[:, None, None].float()
+    return e @ v / e.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+@variant(lambda B, N, **_: (torch.arange(N).expand(B, N) < N - 1,))
+def outer_product_of_masks(q, k, v, mask):
+    both = mask[:, None, :, None] & mask[:, None, None, :]
+    return (q @ k.mT).masked_fill(~both, -1e9).softmax(-1) @ v
+
+
+@variant()
+def halves_of_a_mask(q, k, v):
+    mask = torch.zeros(q.shape[2], k.shape[2])
+    _, right = mask.chunk(2, -1)
+    right.fill_(-1.0)
+    return (q @ k.mT + mask).softmax(-1) @ v
+
+
+class WithBuffer(nn.Module):
+    """A layer that keeps its triangle in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bias", torch.tril(torch.ones(32, 32)).view(1, 1, 32, 32))
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, q, k, v):
+        length = q.size(2)
+        att = (q @ k.transpose(-2, -1)) * 0.3
+        att = att.masked_fill(self.bias[:, :, :length, :length] == 0, float("-inf"))
+        return self.dropout(F.softmax(att, dim=-1)) @ v
+
+
+def with_options(q, k, v, scale=1.0, is_causal=False):
+    s = q @ k.mT * scale
+    if is_causal:
+        s = s + torch.full((q.shape[2], k.shape[2]), -torch.inf).triu_(1)
+    return s.softmax(-1) @ v
+
+
+def nothing(**_):
+    return ()
+
+
+VARIANTS["module"] = WithBuffer(), nothing
+VARIANTS["partial"] = functools.partial(with_options, scale=0.2, is_causal=True), nothing
+VARIANTS["nameless"] = (lambda q, k, v: (q @ k.mT).softmax(-1) @ v), nothing
