@@ -16,7 +16,7 @@ from ..ir.errors import DeviceError, DTypeError, ShapeError
 from ..ir.spec import TensorSpec
 from .dtypes import COMPUTE_DTYPES, from_torch, to_torch
 
-__all__ = ["Signature", "bind_sizes", "check_attention", "check_device", "signature_of"]
+__all__ = ["DEVICES", "Signature", "bind_sizes", "check_attention", "check_device", "signature_of"]
 
 DEVICES = {"cpu": "cpu", "triton": "cuda"}  # where a target's kernels compute
 LAYOUTS = (("q", "B Hq M D"), ("k", "B Hkv N D"), ("v", "B Hkv N Dv"))

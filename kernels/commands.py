@@ -119,7 +119,6 @@ def _verify(
     from ..ir.verify import verify
 
     if compiled is not None and runs_here(compiled.lowered.target):
-        compiled.launch()
         return verify_compiled(compiled, subject, thorough=thorough, progress=progress)
     verify(program)
     return verify_program(program, subject, progress=progress)

@@ -77,7 +77,6 @@ def _make(request: Request, progress: Progress | None) -> dict[str, Any]:
             progress("verify", done, total)
 
     if runs_here(target):
-        compiled.launch()
         with stages.stage("verify"):
             compiled.report = verify_compiled(compiled, subject, thorough=request.thorough, progress=counted)
     else:

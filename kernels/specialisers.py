@@ -109,7 +109,6 @@ def finish(compiled: Compiled, subject: Subject, options: Options) -> Compiled:
     """Verify where asked and possible; VerificationError carries the whole report."""
     if not options.verify or not runs_here(compiled.lowered.target):
         return compiled
-    compiled.launch()
     with compiled.stages.stage("verify"):
         compiled.report = verify_compiled(compiled, subject)
     if not compiled.report.verified:

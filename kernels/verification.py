@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from ..ir.errors import TilewrightError
 from ..ir.interpreter import interpret
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
-from .arguments import bind_sizes
+from .arguments import DEVICES, bind_sizes
 from .cases import Case, cases_for, small_cases
 from .compiled import Compiled
 from .dtypes import as_array
@@ -47,11 +48,18 @@ class Subject:
 def verify_compiled(
     compiled: Compiled, subject: Subject, *, thorough: bool = False, progress: Progress | None = None
 ) -> Report:
-    """The built kernel against the subject. Builds it if need be; never raises for a wrong result."""
+    """The built kernel against the subject; never raises for a wrong result.
+
+    Builds it if need be, while the oracle works. Raises BuildError when that fails.
+    """
     cases = cases_for(compiled.program, thorough=thorough)
-    device = torch.device("cpu" if compiled.lowered.target == "cpu" else "cuda")
-    rows = _run_cases(_Checker(subject, compiled.run, compiled.fixed, device), cases, progress)
-    return Report(rows)
+    device = torch.device(DEVICES[compiled.lowered.target])
+    checker = _Checker(subject, compiled.run, compiled.fixed, device)
+    with ThreadPoolExecutor(1) as pool:
+        build = pool.submit(compiled.launch)
+        prepared = _prepare(checker, cases, progress)
+        build.result()
+    return Report(_check(checker, prepared))
 
 
 def verify_program(program: Program, subject: Subject, *, progress: Progress | None = None) -> Report:
@@ -63,17 +71,23 @@ def verify_program(program: Program, subject: Subject, *, progress: Progress | N
         return {name: torch.from_numpy(values) for name, values in interpret(program, arguments).items()}
 
     checker = _Checker(subject, run, program.fixed, torch.device("cpu"))
-    return Report(_run_cases(checker, small_cases(program), progress), method="program in the interpreter")
+    prepared = _prepare(checker, small_cases(program), progress)
+    return Report(_check(checker, prepared), method="program in the interpreter")
 
 
-def _run_cases(checker: _Checker, cases: Sequence[Case], progress: Progress | None) -> tuple[CaseResult, ...]:
-    """First what all cases should give, then what they give."""
+def _prepare(checker: _Checker, cases: Sequence[Case], progress: Progress | None) -> list[_Prepared]:
+    """What all cases should give, before any is run."""
     prepared = []
     for number, case in enumerate(cases):
         prepared.append(checker.prepare(case))
         if progress is not None:
             progress(number + 1, len(cases))
-    return tuple(row for one in _pooled(prepared) for row in checker.check(one))
+    return _pooled(prepared)
+
+
+def _check(checker: _Checker, prepared: Sequence[_Prepared]) -> tuple[CaseResult, ...]:
+    """What they give."""
+    return tuple(row for one in prepared for row in checker.check(one))
 
 
 @dataclass(frozen=True, slots=True)
