@@ -70,7 +70,7 @@ def run_function(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) 
     """The function's result in fp64 (fp32 where it only takes that), or None where it refuses these sizes."""
     for dtype in (torch.float64, torch.float32):  # finfo(float64).min does not fit where PyTorch wants a float32
         try:
-            with torch.no_grad(), ExactFloats():
+            with torch.no_grad(), ExactFloats():  # type: ignore[no-untyped-call]
                 result = function(*(x.to(dtype) if x.is_floating_point() else x for x in tensors))
         except Exception:  # noqa: BLE001 (a function may refuse sizes that its author did not mean)
             continue

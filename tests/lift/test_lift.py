@@ -6,8 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from grouped import GROUPED, one_key_head
-from written_by_hand import VARIANTS
 
 from tilewright.ir.errors import UnsupportedSpec
 from tilewright.ir.lift import lift
@@ -15,6 +13,9 @@ from tilewright.ir.lift.selfcheck import ExactFloats, check_lifted, difference, 
 from tilewright.ir.parser import parse_spec
 from tilewright.ir.printer import print_expr, print_spec
 from tilewright.ir.reference import reference
+
+from .grouped import GROUPED, one_key_head
+from .written_by_hand import VARIANTS
 
 SIZES = [(2, 3, 6, 6), (3, 2, 5, 8), (1, 1, 7, 7), (2, 4, 1, 9)]
 
