@@ -34,8 +34,6 @@ inline vm mask_of(bool x) { return {_mm256_set1_epi32(x ? -1 : 0)}; }
 inline vm lanes_below(int n) { return {_mm256_cmpgt_epi32(_mm256_set1_epi32(n), iota().v)}; }
 inline int mask_bits(vm a) { return _mm256_movemask_ps(_mm256_castsi256_ps(a.m)); }
 inline bool any(vm a) { return mask_bits(a) != 0; }
-inline bool all(vm a) { return mask_bits(a) == 0xff; }
-inline bool lane(vm a, int i) { return (mask_bits(a) >> i) & 1; }
 inline vf select(vm m, vf a, vf b) { return _mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(m.m)); }
 inline vi select(vm m, vi a, vi b) { return _mm256_blendv_epi8(b.v, a.v, m.m); }
 
@@ -56,15 +54,6 @@ inline vf sqrt(vf a) { return _mm256_sqrt_ps(a.v); }
 inline vf floor(vf a) { return _mm256_floor_ps(a.v); }
 inline vf rint(vf a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-// Halves the register until one lane is left.
-template <class Op> float reduce(vf a, Op op) {
-    __m128 x = op(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
-    x = op(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(op(x, _mm_shuffle_ps(x, x, 1)));
-}
-inline float reduce_max(vf a) { return reduce(a, [](__m128 x, __m128 y) { return _mm_max_ps(x, y); }); }
-inline float reduce_min(vf a) { return reduce(a, [](__m128 x, __m128 y) { return _mm_min_ps(x, y); }); }
-inline float reduce_sum(vf a) { return reduce(a, [](__m128 x, __m128 y) { return _mm_add_ps(x, y); }); }
 
 // ints
 inline vi operator+(vi a, vi b) { return _mm256_add_epi32(a.v, b.v); }

@@ -31,8 +31,6 @@ inline vm operator!(vm a) { return {__mmask16(~a.m)}; }
 inline vm mask_of(bool x) { return {__mmask16(x ? 0xffff : 0)}; }
 inline vm lanes_below(int n) { return {__mmask16(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1u)}; }
 inline bool any(vm a) { return a.m != 0; }
-inline bool all(vm a) { return a.m == 0xffff; }
-inline bool lane(vm a, int i) { return (a.m >> i) & 1; }
 inline vf select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m.m, b.v, a.v); }
 inline vi select(vm m, vi a, vi b) { return _mm512_mask_blend_epi32(m.m, b.v, a.v); }
 
@@ -51,9 +49,6 @@ inline vf max(vf a, vf b) { return _mm512_max_ps(a.v, b.v); }
 inline vf sqrt(vf a) { return _mm512_sqrt_ps(a.v); }
 inline vf floor(vf a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 inline vf rint(vf a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline float reduce_max(vf a) { return _mm512_reduce_max_ps(a.v); }
-inline float reduce_min(vf a) { return _mm512_reduce_min_ps(a.v); }
-inline float reduce_sum(vf a) { return _mm512_reduce_add_ps(a.v); }
 
 // ints
 inline vi operator+(vi a, vi b) { return _mm512_add_epi32(a.v, b.v); }

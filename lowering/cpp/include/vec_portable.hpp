@@ -41,13 +41,11 @@ inline vm operator^(vm a, vm b) { return {a.m ^ b.m}; }
 inline vm operator!(vm a) { return {~a.m}; }
 inline vm mask_of(bool x) { return {vi(x ? -1 : 0).v}; }
 inline vm lanes_below(int n) { return {iota().v < n}; }
-inline bool lane(vm a, int i) { return a.m[i] != 0; }
 inline bool any(vm a) {
     int bits = 0;
     for (int i = 0; i < W; ++i) bits |= a.m[i];
     return bits != 0;
 }
-inline bool all(vm a) { return !any(!a); }
 inline vi select(vm m, vi a, vi b) { return (a.v & m.m) | (b.v & ~m.m); }
 inline vf select(vm m, vf a, vf b) { return as_float(select(m, as_int(a), as_int(b))); }
 
@@ -66,14 +64,6 @@ inline vf max(vf a, vf b) { return select(b < a, a, b); }
 inline vf sqrt(vf a) { return each(a, [](float x) { return std::sqrt(x); }); }
 inline vf floor(vf a) { return each(a, [](float x) { return std::floor(x); }); }
 inline vf rint(vf a) { return each(a, [](float x) { return std::nearbyint(x); }); }
-template <class Op> float reduce(vf a, Op op) {
-    float x = a.v[0];
-    for (int i = 1; i < W; ++i) x = op(x, a.v[i]);
-    return x;
-}
-inline float reduce_max(vf a) { return reduce(a, [](float x, float y) { return x > y ? x : y; }); }
-inline float reduce_min(vf a) { return reduce(a, [](float x, float y) { return x < y ? x : y; }); }
-inline float reduce_sum(vf a) { return reduce(a, [](float x, float y) { return x + y; }); }
 
 // ints
 inline vi operator+(vi a, vi b) { return a.v + b.v; }
