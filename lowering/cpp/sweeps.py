@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...ir.dtypes import DType, Kind
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op, loads, walk
 from ...ir.program import Let, Reduce
 from ...ir.shapes import Shapes
-from .expressions import VECTOR, Lanes, Names, Term, as_float, emit, identifier, widen
+from .expressions import SCALAR, VECTOR, Lanes, Names, Term, as_float, emit, identifier, widen
+from .hoist import Hoisted, hoist
 from .rows import Run, Sweep, drop_unread, recompute_cheap, scale_after_maximum
 from .storage import Storage
 
@@ -45,6 +46,7 @@ class RunWriter:
     indent: str
     lines: list[str] = field(default_factory=list)
     rows: dict[str, Term] = field(default_factory=dict)  # per-row values bound in this run: vectors over W rows
+    known: dict[str, Term] = field(default_factory=dict)  # values per column, the same for all rows
     stashed: frozenset[str] = frozenset()  # wide values kept as x[W][vectors] from sweep to sweep
     coarse: frozenset[str] = frozenset()  # exponentials that are only needed to bfloat16 precision
 
@@ -55,17 +57,47 @@ class RunWriter:
         drop_unread(run, self.frame.buffers)
         self.stashed = frozenset(_crossing(run)) - self.frame.buffers
         self.coarse = frozenset(_rounded(run))
+        parts = [self._hoist(run.row, sweep) for sweep in run.sweeps]
         self._add(f"for (int r = 0; r < {run.row}_rows; r += W) {{")
-        for sweep in run.sweeps:
+        for sweep, hoisted in zip(run.sweeps, parts, strict=True):
             if sweep.axis is None:
                 self._down(run.row, sweep)
             else:
-                self._across(run.row, sweep.axis, sweep)
+                self._across(run.row, sweep.axis, sweep, hoisted)
         self._add("}")
         return self.lines
 
     def _add(self, text: str, nested: int = 0) -> None:
         self.lines.append(self.indent + "    " * nested + text)
+
+    def _hoist(self, row: str, sweep: Sweep) -> Hoisted:
+        """Take what does not vary over the sweep's elements out of it, and compute what does not vary over rows."""
+        found, axis = Hoisted(), sweep.axis
+        if axis is None:
+            return found
+        for position, statement in enumerate(sweep.statements):
+            if isinstance(statement, Let):
+                value = hoist(statement.value, axis, self.frame.shapes, found, self.frame.names.fresh)
+                sweep.statements[position] = replace(statement, value=value)
+        for value, name in found.once.items():
+            term = emit(value, Lanes(self.scalars), self.indent, self.lines, self.frame.names)
+            self._add(f"const {SCALAR[value.kind]} {name} = {term.text};")
+            self.scalars = {**self.scalars, name: Term(name, value.kind)}
+        if found.columns:
+            self._hoist_columns(row, axis, found.columns)
+        return found
+
+    def _hoist_columns(self, row: str, axis: str, columns: dict[Expr, str]) -> None:
+        vectors = self.frame.storage.vectors(axis)
+        for value, name in columns.items():
+            self._add(f"{VECTOR[value.kind]} {name}[{vectors}];")
+        self._add(f"TW_UNROLL for (int c = 0; c < {vectors}; ++c) {{")
+        for value, name in columns.items():
+            lanes = self.across_lanes(row, axis, value, {}, "r")
+            term = widen(emit(value, lanes, self.indent + "    ", self.lines, self.frame.names))
+            self._add(f"{name}[c] = {term.text};", 1)
+            self.known[name] = Term(f"{name}[c]", value.kind, wide=True)
+        self._add("}")
 
     # down: one row per lane
 
@@ -104,7 +136,7 @@ class RunWriter:
 
     # across: each row in turn
 
-    def _across(self, row: str, axis: str, sweep: Sweep) -> None:
+    def _across(self, row: str, axis: str, sweep: Sweep, hoisted: Hoisted) -> None:
         reductions = [s for s in sweep.statements if isinstance(s, Reduce)]
         vectors = self.frame.storage.vectors(axis)
         self._across_head(sweep, reductions, vectors)
@@ -116,8 +148,13 @@ class RunWriter:
         rounded = [s.name for s in sweep.statements if isinstance(s, Let) and self._rounds_on_store(s)]
         for name in rounded:
             self._add(f"vf {identifier(name)}_row[{vectors}];", 2)
+        for value, local in hoisted.rows.items():
+            lanes = self.across_lanes(row, axis, value, spread, "r + u")
+            term = emit(value, lanes, self.indent + "        ", self.lines, self.frame.names)
+            self._add(f"const {SCALAR[value.kind]} {local} = {term.text};", 2)
+            spread[local] = Term(local, value.kind)
         self._add(f"TW_UNROLL for (int c = 0; c < {vectors}; ++c) {{", 2)
-        values: dict[str, Term] = {}
+        values: dict[str, Term] = dict(self.known)
         for statement in sweep.statements:
             if isinstance(statement, Reduce):
                 self._gather(statement, values)
@@ -187,10 +224,11 @@ class RunWriter:
             name = str(node.attr)
             if node.op is not Op.VAR or name in terms:
                 continue
-            axes = self.frame.shapes.names[name].axes
             if name in known:
                 terms[name] = known[name]
-            elif axes == (axis,):
+                continue
+            axes = self.frame.shapes.names[name].axes
+            if axes == (axis,):
                 terms[name] = Term(f"load({identifier(name)} + c * W)", node.kind, wide=True)
             elif len(axes) == 1:
                 terms[name] = Term(f"{identifier(name)}[{at}]", node.kind)
