@@ -85,7 +85,7 @@ class LoopWriter:
         self._walk(f"int {n} = {low if self._rises() else f'{high} - 1'}", 1)
 
     def walk(self) -> tuple[str, str, str]:
-        """A function that finds the next tile to visit; C++ of (the first tile, whether `{}` is one, the one after `{}`)."""
+        """A function that finds the next tile to visit; C++ of (the first, whether `{}` is one, the one after `{}`)."""
         n, (low, high) = identifier(self.loop.name), self._range()
         find = self.names.fresh("visit")
         self._add(f"const auto {find} = [&](int {n}) {{  // {n}, or the next tile that is in the domain", 1)

@@ -151,10 +151,12 @@ def scale_after_maximum(run: Run) -> None:
     }
     for sweep, after in zip(run.sweeps, run.sweeps[1:], strict=False):
         for position, statement in enumerate(sweep.statements):
-            value = scaled.get(statement.source) if isinstance(statement, Reduce) and statement.op == "max" else None
-            tiles = [arg for arg in value.args if arg.op is Op.VAR] if value is not None else []
-            if value is None or len(tiles) != 1 or after.axis is not None or not _is_cheap(value, set()):
+            if not isinstance(statement, Reduce) or statement.op != "max" or after.axis is not None:
                 continue
+            value = scaled.get(statement.source)
+            if value is None or not _is_cheap(value, set()):
+                continue
+            tiles = [arg for arg in value.args if arg.op is Op.VAR]
             raw = f"{statement.name}_raw"
             sweep.statements[position] = replace(statement, name=raw, source=str(tiles[0].attr))
             times = substitute(value, {str(tiles[0].attr): var(raw, Kind.FLOAT)})

@@ -18,7 +18,8 @@ def split_stages(loop: TileLoop) -> tuple[Body, Body, Body]:
     """
     products = [position for position, statement in enumerate(loop.body) if isinstance(statement, Gemm)]
     if len(products) < 2:
-        raise LoweringError(f"{print_statement(loop)}: stages on the cpu overlap two products; this loop has {len(products)}")
+        reason = f"stages on the cpu overlap two products; this loop has {len(products)}"
+        raise LoweringError(f"{print_statement(loop)}: {reason}")
     head, rest = _needed_by(loop.body, products[0])
     cut = len(rest) - (len(loop.body) - products[-1])
     middle, tail = rest[:cut], rest[cut:]
@@ -47,4 +48,5 @@ def _check(loop: TileLoop, head: Body, middle: Body, tail: Body) -> None:
     clash = (bound_ahead & read_behind) | (bound_behind & read_ahead)
     if clash or any(not isinstance(s, (Load, Gemm)) for s in head):
         names = ", ".join(sorted(str(name) for name in clash)) or "what comes before its first product"
-        raise LoweringError(f"{print_statement(loop)}: cannot start the next tile early because of {names}; use stages=1")
+        reason = f"cannot start the next tile early because of {names}; use stages=1"
+        raise LoweringError(f"{print_statement(loop)}: {reason}")
