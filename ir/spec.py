@@ -12,6 +12,7 @@ elementwise function, optionally divided by its row sum.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -74,6 +75,12 @@ class AttentionSpec:
     keep: Expr = field(default=const(True))
     normaliser: Normaliser = Normaliser()
     requires: Expr = field(default=const(True))
+
+    def allows(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the spec holds for these sizes, given by name."""
+        from .evaluate import evaluate
+
+        return bool(evaluate(self.requires, sizes, {}))
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:

@@ -21,23 +21,26 @@ __all__ = ["FixedSpecialiser", "FunctionSpecialiser", "SpecSpecialiser", "finish
 
 
 class FunctionSpecialiser:
-    """Traces a PyTorch function once per signature and target."""
+    """Traces a PyTorch function once per signature and target, and again where it takes another branch on sizes."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         self._function = function
         self._options = options
-        self._table: dict[tuple[Signature, str], Compiled] = {}
+        self._table: dict[tuple[Signature, str], list[Compiled]] = {}
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled form for these tensors; lifted, lowered, built and verified when it is new."""
         target = self._options.resolve_target(tensors[0].device.type)
         key = signature_of(tensors), target
-        if key not in self._table:
-            stages = Stages()
-            subject = trace(self._function, tensors, stages)
-            compiled = compile_spec(subject.spec, target, self._options.arch, stages)
-            self._table[key] = finish(compiled, subject, self._options)
-        return self._table[key]
+        known = self._table.setdefault(key, [])
+        for compiled in known:
+            if compiled.spec is not None and fits(compiled.spec, tensors):
+                return compiled
+        stages = Stages()
+        subject = trace(self._function, tensors, stages)
+        compiled = compile_spec(subject.spec, target, self._options.arch, stages)
+        known.append(finish(compiled, subject, self._options))
+        return known[-1]
 
 
 class SpecSpecialiser:
@@ -82,6 +85,17 @@ def check_fits(spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> None:
         raise ShapeError(
             f"q: Hq={sizes['Hq']}, k: Hkv={sizes['Hkv']}; this kernel was made for Hq = {spec.group} x Hkv"
         )
+    if not spec.allows(sizes):
+        raise ShapeError(f"this kernel was made for sizes with {spec.requires!r}, got {sizes}")
+
+
+def fits(spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a spec was made for such tensors."""
+    try:
+        check_fits(spec, tensors)
+    except ShapeError:
+        return False
+    return True
 
 
 def trace(function: Callable[..., Any], example: Sequence[torch.Tensor], stages: Stages) -> Subject:

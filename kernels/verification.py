@@ -132,6 +132,8 @@ class _Checker:
         subject = self.subject
         drawn = case_tensors(subject.spec, case, subject.example, subject.own_sizes)
         tensors = laid_out(drawn, case, self.device)
+        if not subject.spec.allows(bind_sizes(subject.spec.tensors, drawn)):
+            return _Prepared(case, tensors, None, f"the function needs sizes with {subject.spec.requires!r}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

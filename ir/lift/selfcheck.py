@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import UnsupportedSpec
-from ..evaluate import Array, evaluate
+from ..evaluate import Array
 from ..reference import reference
 from ..spec import AttentionSpec, Dim
 
@@ -51,7 +51,7 @@ def holds(spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> bool:
         for dim, size in zip(tensor.dims, given.shape, strict=True):
             if (dim if isinstance(dim, int) else sizes.setdefault(dim, size)) != size:
                 return False
-    return bool(evaluate(spec.requires, sizes, {}))
+    return spec.allows(sizes)
 
 
 class ExactFloats(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -46,6 +46,7 @@ def lift(function: Callable[..., Any], example: Sequence[Any], name: str | None 
 def _first_that_holds(function: Callable[..., Any], arguments: Arguments, name: str) -> AttentionSpec:
     """The most general reading of the function that holds for the example; the first refusal where none does."""
     refusal: UnsupportedSpec | None = None
+    needed = ""
     for assumption in ASSUMPTIONS:
         try:
             spec = _lift_once(function, arguments, name, assumption)
@@ -54,7 +55,8 @@ def _first_that_holds(function: Callable[..., Any], arguments: Arguments, name: 
             continue
         if holds(spec, arguments.tensors):
             return spec
-    raise refusal or UnsupportedSpec(f"{name} branches on sizes in a way that the example's own sizes do not follow")
+        needed = needed or repr(spec.requires)
+    raise refusal or UnsupportedSpec(f"{name} needs sizes with {needed}, which the example does not have")
 
 
 def identifier(name: str) -> str:
