@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..ir.expr import Op
 from ..ir.program import Grid, Program, TileAt, TileLoop, Tiles, statements
 
-__all__ = ["Case", "cases_for", "small_cases", "tile_sizes"]
+__all__ = ["Case", "adapted", "cases_for", "small_cases", "tile_sizes"]
 
 DEFAULT_TILES = (64, 64)
 
@@ -71,6 +72,16 @@ def small_cases(program: Program) -> tuple[Case, ...]:
         Case(1, 1, n + 1, n + 1, content="large"),
         Case(1, 1, 17, 0),
     )
+
+
+def adapted(case: Case, own: Case, is_allowed: Callable[[Case], bool]) -> Case | None:
+    """The case, or the nearest one with sizes that the spec allows: M = N, or sizes of the example (`own`)."""
+    heads, square = {"kv_heads": own.kv_heads}, {"columns": case.rows}
+    lengths = {"rows": own.rows, "columns": own.columns}
+    changes: tuple[dict[str, Any], ...] = ({}, square, heads, heads | square, lengths, heads | lengths)
+    candidates = [replace(case, **change) for change in changes]
+    candidates.append(replace(candidates[-1], batch=own.batch))
+    return next((candidate for candidate in candidates if is_allowed(candidate)), None)
 
 
 def _sizes(m: int, n: int) -> list[Case]:

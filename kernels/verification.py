@@ -14,7 +14,7 @@ from ..ir.interpreter import interpret
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
 from .arguments import DEVICES, bind_sizes
-from .cases import Case, cases_for, small_cases
+from .cases import Case, adapted, cases_for, small_cases
 from .compiled import Compiled
 from .dtypes import as_array
 from .oracle import Expected, Function, Truth, expect
@@ -26,6 +26,7 @@ __all__ = ["Subject", "verify_compiled", "verify_program"]
 Run = Callable[[Sequence[torch.Tensor], dict[str, int]], dict[str, torch.Tensor]]
 Progress = Callable[[int, int], None]
 
+MOST_OWN_SCORES = 1 << 20
 LARGE_SHUFFLES = 6  # scores of 1e4 are off by 1e-3, and where two of them nearly tie, so is the row
 
 
@@ -36,6 +37,25 @@ class Subject:
     spec: AttentionSpec
     function: Function | None = None
     example: Sequence[torch.Tensor] | None = None
+
+    @property
+    def own_case(self) -> Case:
+        """The example's sizes; some small ones where there is no example."""
+        if self.example is None:
+            return Case(1, 1, 17, 17)
+        q, k = self.example[:2]
+        return Case(k.shape[0], k.shape[1], q.shape[2], k.shape[2])
+
+    def cases(self, wanted: Sequence[Case]) -> tuple[Case, ...]:
+        """Cases that the spec allows, nearest to the wanted ones, and the example's own sizes unless they are large."""
+        own = self.own_case
+        found = [adapted(case, own, self._allows) or case for case in wanted]
+        is_small = own.batch * own.kv_heads * self.spec.group * own.rows * own.columns <= MOST_OWN_SCORES
+        return tuple(dict.fromkeys([*found, own] if is_small and self.example is not None else found))
+
+    def _allows(self, case: Case) -> bool:
+        sizes = {"B": case.batch, "Hkv": case.kv_heads, "Hq": case.kv_heads * self.spec.group}
+        return self.spec.allows({**self.own_sizes, **sizes, "M": case.rows, "N": case.columns})
 
     @property
     def own_sizes(self) -> dict[str, int]:
@@ -52,7 +72,7 @@ def verify_compiled(
 
     Builds it if need be, while the oracle works. Raises BuildError when that fails.
     """
-    cases = cases_for(compiled.program, thorough=thorough)
+    cases = subject.cases(cases_for(compiled.program, thorough=thorough))
     device = torch.device(DEVICES[compiled.lowered.target])
     checker = _Checker(subject, compiled.run, compiled.fixed, device)
     with ThreadPoolExecutor(1) as pool:
@@ -71,7 +91,7 @@ def verify_program(program: Program, subject: Subject, *, progress: Progress | N
         return {name: torch.from_numpy(values) for name, values in interpret(program, arguments).items()}
 
     checker = _Checker(subject, run, program.fixed, torch.device("cpu"))
-    prepared = _prepare(checker, small_cases(program), progress)
+    prepared = _prepare(checker, subject.cases(small_cases(program)), progress)
     return Report(_check(checker, prepared), method="program in the interpreter")
 
 

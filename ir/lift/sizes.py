@@ -26,6 +26,7 @@ BINARY = {
     "FloatTrueDiv": Op.DIV, "Pow": Op.POW, "PowByNatural": Op.POW, "FloatPow": Op.POW, "LShift": Op.SHL,
     "RShift": Op.SHR,
 }  # fmt: skip
+POWERS = ("Pow", "PowByNatural")
 FOLDED = {"Add": Op.ADD, "Mul": Op.MUL, "Max": Op.MAX, "Min": Op.MIN, "And": Op.AND, "Or": Op.OR}
 UNARY = {
     "OpaqueUnaryFn_sqrt": Op.SQRT, "OpaqueUnaryFn_log2": Op.LOG2, "OpaqueUnaryFn_log": Op.LOG,
@@ -84,7 +85,17 @@ def is_torch(filename: str) -> bool:
     return filename.startswith((TORCH_ROOT, "<"))
 
 
+EQUALITY = "Equality"
+NOT_MEANT = ("Max", "Mod", "PythonMod")
 ORDER = frozenset({"StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan"})
+
+
+def _is_meant(relation: Any) -> bool:
+    """Whether a relation is about sizes, not about strides, which depend on them in other ways."""
+    kind = type(relation).__name__
+    if kind == EQUALITY:
+        return not any(type(part).__name__ in NOT_MEANT for part in sympy.preorder_traversal(relation))
+    return kind in ORDER and len(relation.free_symbols) > 1 and all(map(_is_linear, relation.args))
 
 
 def _is_linear(side: Any) -> bool:
@@ -147,6 +158,8 @@ class Sizes:
         if name in RELATIONS:
             op, is_swapped = RELATIONS[name]
             return apply(op, *(reversed(args) if is_swapped else args))
+        if name in POWERS and args[1].kind is Kind.INT and node.args[1].is_positive and node.args[1].is_number:
+            name, args = "Mul", [args[0]] * int(node.args[1])
         if name in FOLDED:
             result = args[0]
             for arg in args[1:]:
@@ -190,16 +203,11 @@ class Sizes:
             is_dim = str(name.attr) not in SIZES and value.op in (Op.VAR, Op.CONST)
             if value is not rename(name) and not is_dim:
                 found.append(apply(Op.EQ, rename(name), value))
-        conditions = [*(branch.condition for branch in self.env.branches), *self._slice_guards()]
+        conditions = [*(branch.condition for branch in self.env.branches), *self._operator_guards()]
         return found + [rename(self.convert(self.env.replace(condition))) for condition in conditions]
 
-    def _slice_guards(self) -> list[Any]:
-        """Bounds that operators asked of a captured tensor's size, such as that a slice lies inside."""
+    def _operator_guards(self) -> list[Any]:
+        """What operators asked of captured tensors' sizes: that a slice lies inside, that a reshape fits."""
         captured = {symbol for symbol, name in self.original.items() if str(name.attr) not in SIZES}
-        found = []
-        for guard in self.env.guards:
-            relation = guard.expr
-            is_bound = type(relation).__name__ in ORDER and len(relation.free_symbols) > 1
-            if is_bound and relation.free_symbols & captured and all(map(_is_linear, relation.args)):
-                found.append(relation)
-        return found
+        relations = (guard.expr for guard in self.env.guards if guard.expr.free_symbols & captured)
+        return [relation for relation in relations if _is_meant(relation)]

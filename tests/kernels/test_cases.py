@@ -7,7 +7,7 @@ import torch
 
 from tilewright.ir.dtypes import DType
 from tilewright.ir.spec import AttentionSpec, TensorSpec
-from tilewright.kernels.cases import Case, cases_for, tile_sizes
+from tilewright.kernels.cases import Case, adapted, cases_for, tile_sizes
 from tilewright.kernels.references import reference_program
 from tilewright.kernels.tensors import LAYOUTS, case_tensors
 
@@ -80,3 +80,14 @@ def test_layouts_keep_the_values(layout: str) -> None:
     moved = LAYOUTS[layout](tensor)
     assert torch.equal(moved, tensor)
     assert (moved.stride() == tensor.stride()) == (layout == "contiguous")
+
+
+def test_cases_move_to_sizes_that_are_allowed() -> None:
+    own = Case(2, 3, 24, 24)
+    wanted = Case(1, 1, 17, 65, content="large")
+    assert adapted(wanted, own, lambda case: True) == wanted
+    assert adapted(wanted, own, lambda case: case.rows == case.columns) == Case(1, 1, 17, 17, content="large")
+    assert adapted(wanted, own, lambda case: case.kv_heads == 3) == Case(1, 3, 17, 65, content="large")
+    assert adapted(wanted, own, lambda case: case.rows == 24) == Case(1, 1, 24, 24, content="large")
+    assert adapted(wanted, own, lambda case: case.batch == 2) == Case(2, 3, 24, 24, content="large")
+    assert adapted(wanted, own, lambda case: False) is None

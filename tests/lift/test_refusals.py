@@ -150,6 +150,13 @@ def linear_attention(q, k, v):
     return q @ kv
 
 
+@refused("* w.expand(q.shape[0], q.shape[1], -1, -1) @ v", "do not depend on the product of q and k")
+def averages_the_past(q, k, v):
+    w = torch.ones(q.shape[2], k.shape[2]).tril()
+    w = w / w.sum(-1, keepdim=True)
+    return 1.0 * w.expand(q.shape[0], q.shape[1], -1, -1) @ v
+
+
 @refused(".cumsum(-1)", "a running sum of a tensor", torch.randint(0, 2, (2, 6)))
 def counts_documents(q, k, v, starts):
     ids = starts.cumsum(-1)

@@ -585,12 +585,6 @@ def einsum_in_another_order(q, k, v):
     return torch.einsum("bijh,bhjd->bhid", a, v)
 
 
-@variant()
-def mean_of_the_past(q, k, v):
-    w = torch.ones(q.shape[2], k.shape[2], dtype=q.dtype).tril()
-    return (w / w.sum(-1, keepdim=True)).expand(q.shape[0], q.shape[1], -1, -1) @ v
-
-
 @variant(lambda B, N, **_: (torch.arange(N).expand(B, N) < N - 1,))
 def exponentials_times_mask(q, k, v, mask):
     e = torch.exp(q @ k.mT * 0.1) * mask[:, None, None].float()
