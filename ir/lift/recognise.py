@@ -60,7 +60,7 @@ class Recogniser:
         for factor in inside.over:
             if factor.op in (Op.ADD, Op.SUB) and any(node in self.t.reductions for node in walk(factor)):
                 raise self._refusal(factor, "the weights are a sum of terms that are normalised on their own")
-        if not any(self._reads_deep(e, SCORES) for e in (*inside.over, *inside.under)):
+        if not any(self._reads_deep(e, name) for e in (*inside.over, *inside.under) for name in (SCORES, "q", "k")):
             raise self._refusal(total, "the weights do not depend on the product of q and k")
         if any(self._sums(e) for e in (*outside.over, *outside.under)):
             return self._normalised(inside, outside)
