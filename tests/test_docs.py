@@ -1,0 +1,61 @@
+"""What README tells a new user to type works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    """The tilewright command lines of README, in order."""
+    lines = [line.split("#")[0] for line in README.splitlines() if line.startswith("    tilewright ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_the_python_example_runs_and_verifies() -> None:
+    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example) == 1
+    script = example[0] + "\nassert kernel.report.verified\nassert o.shape == q.shape\n"
+    path = ROOT / "README.md"
+    done = subprocess.run([sys.executable, "-c", _as_file(script)], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, f"{path}: {done.stderr}"
+    assert "verified" in done.stdout
+
+
+def _as_file(script: str) -> str:
+    """Run the script from a file, as a user would, so that errors can quote its lines."""
+    return (
+        "import pathlib, runpy, tempfile\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    path = pathlib.Path(folder) / 'example.py'\n"
+        f"    path.write_text({script!r})\n"
+        "    runpy.run_path(str(path))\n"
+    )
+
+
+def test_the_commands_work_in_their_order(tmp_path: Path) -> None:
+    assert [command[0] for command in commands()] == ["generate", "verify", "lower", "doctor"]
+    for command in commands():
+        words = [str(ROOT / word) if word.startswith("examples/") else word for word in command]
+        done = subprocess.run(
+            [sys.executable, "-m", "tilewright.cli", *words], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        )
+        assert done.returncode == 0, f"tilewright {shlex.join(command)}: {done.stderr}"
+    assert (tmp_path / "kernel" / "program.txt").exists()
+    assert list((tmp_path / "mine").glob("*.py"))
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
