@@ -41,7 +41,9 @@ Arch = Annotated[str | None, typer.Option(help="The target's architecture, such 
 Element = Annotated[str | None, typer.Option("--dtype", help="f32, bf16 or f16; default: the example's.")]
 Shape = Annotated[str | None, typer.Option(help="B,H,Hkv,M,N,D[,Dv] of random example tensors.")]
 File = Annotated[Path | None, typer.Option("--out", help="The file to write; default: standard output.")]
-Folder = Annotated[Path | None, typer.Option("--out", help="The folder to write; default: one named for the kernel.")]
+Folder = Annotated[
+    Path | None, typer.Option("--out", help="The folder to write; default: one named for the kernel, below out.")
+]
 Thorough = Annotated[bool, typer.Option("--thorough", help="Verify on many more sizes.")]
 Show = Callable[[dict[str, Any], str], None]
 

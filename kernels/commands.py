@@ -71,7 +71,7 @@ def lower_command(path: Path, target: str, arch: str | None, out: Path | None) -
     is_built = runs_here(target)
     if is_built:
         compiled.launch()
-    folder = save(compiled, out or Path(f"{compiled.program.name}-{target}"))
+    folder = save(compiled, out or Path("out", f"{compiled.program.name}-{target}"))
     return {
         "target": target,
         "arch": compiled.lowered.arch,

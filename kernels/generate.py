@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]  # stage, cases done, cases in all (0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The command line of generate. out: where the files go; None: a folder named for the kernel, here."""
+    """The command line of generate. out: where the files go; None: out/NAME-TARGET-DTYPE."""
 
     spec: str
     options: Options
@@ -105,7 +105,7 @@ def _write(request: Request, answer: dict[str, Any]) -> dict[str, Any]:
     """Put the files in place, and their paths in the summary."""
     from .files import write_text
 
-    folder = request.out or Path(f"{answer['name']}-{answer['target']}-{answer['dtype']}")
+    folder = request.out or Path("out", f"{answer['name']}-{answer['target']}-{answer['dtype']}")
     summary = {name: value for name, value in answer.items() if name != FILES}
     try:
         for name, text in answer[FILES].items():

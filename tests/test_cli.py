@@ -120,7 +120,7 @@ def test_generate_again_comes_from_memory_until_the_spec_changes(run: Run, tmp_p
 
 def test_generate_with_inputs_of_the_module(run: Run) -> None:
     data = summary(run("generate", "specs.py:biased", "--dtype", "bf16", "--target", "cpu", "--json"))
-    assert (data["dtype"], data["verified"], data["directory"]) == ("bf16", True, "biased-cpu-bf16")
+    assert (data["dtype"], data["verified"], data["directory"]) == ("bf16", True, "out/biased-cpu-bf16")
     assert "bias: bf16[M, N]" in Path(data["program"]).read_text()
 
 
