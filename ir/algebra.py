@@ -17,6 +17,7 @@ from .expr import Const, Expr, Op, apply, const, rebuild, select
 from .integers import add, expression, polynomial
 from .rewrite import Rules, rewrite
 
+NEVER_NEGATIVE = frozenset({Op.EXP, Op.EXP2, Op.SIGMOID, Op.SQRT})
 TRUE, FALSE = const(True), const(False)
 
 
@@ -147,8 +148,11 @@ def add_negative(e: Expr) -> Expr | None:
 
 
 def absolute_of_sign(e: Expr) -> Expr | None:
-    """abs(-x) -> abs(x), abs(abs(x)) -> abs(x)."""
+    """abs(-x) -> abs(x), abs(abs(x)) -> abs(x), abs(exp(x)) -> exp(x), abs(max(x, 0)) -> max(x, 0)."""
     (x,) = e.args
+    is_maximum = x.op is Op.MAX and is_const(x.args[1]) and number(x.args[1]) >= 0
+    if x.op in NEVER_NEGATIVE or is_maximum:
+        return x
     if x.op in (Op.NEG, Op.ABS):
         return apply(Op.ABS, x.args[0])
     return None

@@ -210,6 +210,18 @@ def _identity(x: Expr) -> Expr:
     return x
 
 
+def _add_product(x: Expr, y: Expr, z: Expr, value: Expr = COUNT) -> Expr:
+    return _scaled(Op.ADD)(x, _binary(Op.MUL)(y, z), value)
+
+
+def _add_quotient(x: Expr, y: Expr, z: Expr, value: Expr = COUNT) -> Expr:
+    return _scaled(Op.ADD)(x, _divide(y, z), value)
+
+
+def _between(x: Expr, y: Expr, weight: Expr) -> Expr:
+    return x + as_kind(weight, Kind.FLOAT) * (y - x)
+
+
 ELEMENTWISE: dict[str, Rule] = {
     "add": _scaled(Op.ADD), "sub": _scaled(Op.SUB), "rsub": _rsub, "mul": _binary(Op.MUL), "div": _divide,
     "true_divide": _divide, "floor_divide": _floor_divide, "remainder": _remainder, "pow": _power,
@@ -236,6 +248,6 @@ ELEMENTWISE: dict[str, Rule] = {
     "where": _where, "masked_fill": _masked_fill, "nan_to_num": _nan_to_num,
     "isnan": lambda x: apply(Op.NE, x, x), "isinf": _is_inf,
     "clone": _identity, "contiguous": _identity, "_to_copy": _identity, "to": _identity, "copy": lambda x, y: y,
-    "fill": lambda x, y: y,
+    "fill": lambda x, y: y, "addcmul": _add_product, "addcdiv": _add_quotient, "lerp": _between,
 }  # fmt: skip
 """By the operator's name without overload; every operand arrives as an expression, settings as they are."""

@@ -63,7 +63,7 @@ class Recogniser:
         if not any(self._reads_deep(e, name) for e in (*inside.over, *inside.under) for name in (SCORES, "q", "k")):
             raise self._refusal(total, "the weights do not depend on the product of q and k")
         if any(self._sums(e) for e in (*outside.over, *outside.under)):
-            return self._normalised(inside, outside)
+            return self._normalised(inside, outside, form.floor)
         return self._elementwise(product.product())
 
     # the weighted sum of v
@@ -133,7 +133,7 @@ class Recogniser:
         addends = [e] if e.op not in (Op.ADD, Op.SUB) else [*self._sums(e.args[0]), *self._sums(e.args[1])]
         return [a for a in addends if a in self.t.reductions and self.t.reductions[a].op == "sum"]
 
-    def _normalised(self, inside: Factors, outside: Factors) -> Recognised:
+    def _normalised(self, inside: Factors, outside: Factors, floor: float) -> Recognised:
         if outside.over or len(outside.under) != 1:
             raise self._refusal(outside.product(), self._why_not_normalised(outside))
         (divisor,) = outside.under
@@ -151,7 +151,7 @@ class Recogniser:
         exponents = [f.args[0] for f in inside.over if f.op is Op.EXP]
         if exponents and not inside.under:
             return self._softmax(inside, exponents, extra)
-        return self._row_sum(weight, extra, divisor)
+        return self._row_sum(weight, const(floor) if is_const(extra, 0.0) else extra, divisor)
 
     def _why_not_normalised(self, outside: Factors) -> str:
         if not outside.under:
@@ -201,7 +201,8 @@ class Recogniser:
     def _in_spec_terms(self, e: Expr) -> Expr:
         for node in walk(e):
             self._require_allowed(node)
-        return substitute(transform(e, self._score_variable), {str(self.bound.attr): COLUMN})
+        e = self.t.decided(transform(e, self._score_variable))
+        return substitute(e, {str(self.bound.attr): COLUMN})
 
     def _score_variable(self, node: Expr) -> Expr | None:
         if node.op is not Op.LOAD or node.attr != SCORES:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..algebra import simplify
 from ..dtypes import Kind
 from ..errors import UnsupportedSpec
 from ..expr import Expr, Op, apply, const, load, walk
@@ -112,6 +113,7 @@ def _whole(t: Tracer, op: str, body: Expr, bound: Expr, length: Expr) -> Expr:
 
 
 def _sum(t: Tracer, body: Expr, bound: Expr, length: Expr) -> Expr:
+    body = simplify(body) if body.op in (Op.ADD, Op.SUB) else body  # q * k + 0
     inside, outside = factors(body).split(lambda e: t.depends(e, bound))
     core = _scores(t, inside, bound) or t.atom("sum", inside.product(), bound, length)
     return Factors([core, *outside.over], outside.under).product()

@@ -58,10 +58,15 @@ class BranchRecorder(ShapeEnv):
         answer = super().evaluate_expr(orig_expr, *args, **kwargs)
         location = _asked_by_user(sys._getframe(1))
         if location is not None and getattr(orig_expr, "free_symbols", None):
-            is_truth = isinstance(orig_expr, sympy.logic.boolalg.Boolean)
-            held = orig_expr if answer is True or answer == sympy.true else sympy.Not(orig_expr)
-            self.branches.append(Branch(held if is_truth else sympy.Eq(orig_expr, answer), location))
+            self.branches.append(Branch(_held(orig_expr, answer), location))
         return answer
+
+
+def _held(question: Any, answer: Any) -> Any:
+    """The condition that an answer stands for: a truth value's question itself, or that a number was this one."""
+    if isinstance(answer, (bool, sympy.logic.boolalg.BooleanAtom)):
+        return question if answer else sympy.Not(question)
+    return sympy.Eq(question, int(answer) if answer == int(answer) else answer)  # to sympy 6.0 is not 6
 
 
 CONVERSIONS = frozenset({"__bool__", "__int__", "__index__", "__float__"})

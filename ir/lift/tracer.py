@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..dtypes import Kind
 from ..errors import UnsupportedSpec
-from ..expr import Expr, Op, apply, const, load, var, walk
+from ..expr import Expr, Op, apply, const, load, transform, var, walk
 from ..integers import add, is_nonnegative, polynomial, simplify
 from .constants import constant_element
 from .create import CREATIONS
@@ -28,7 +28,8 @@ from .writes import WRITE_BACK
 RANDOM = frozenset({"bernoulli", "bernoulli_", "native_dropout", "rand", "randn", "rand_like", "randn_like", "randint",
                     "normal", "uniform", "multinomial", "randperm", "dropout", "exponential"})  # fmt: skip
 READS_DATA = frozenset({"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"})
-NOTHING = frozenset({"prim::device", "aten::sym_size", "aten::_assert_async", "aten::record_stream"})
+NOTHING = frozenset({"aten::sym_size", "aten::size", "aten::sym_stride", "aten::sym_numel", "aten::_assert_async"})
+SETTINGS = ("alpha", "rounding_mode", "approximate", "min", "max", "value")
 
 
 @dataclass(slots=True, eq=False)
@@ -208,6 +209,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return then if condition.attr is not False else otherwise
         return ELEMENTWISE["where"](condition, then, otherwise)
 
+    def decided(self, expr: Expr) -> Expr:
+        """Comparisons and magnitudes of indices decided where the ranges decide them."""
+
+        def decide(node: Expr) -> Expr | None:
+            if node.op is Op.ABS and node.kind is Kind.INT and self.is_nonnegative(node.args[0]):
+                return node.args[0]
+            if node.op not in (Op.LT, Op.LE) or any(arg.kind is not Kind.INT for arg in node.args):
+                return None
+            found = self.less(node.args[0], node.args[1] if node.op is Op.LT else node.args[1] + 1)
+            return found if found.op is Op.CONST else None
+
+        return transform(expr, decide)
+
     def conjunction(self, a: Expr, b: Expr) -> Expr:
         """a and b, without literals."""
         if a.op is Op.CONST:
@@ -308,7 +322,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _elementwise(self, name: str, out: Value, args: Any, kwargs: Any) -> Element:
         rule = ELEMENTWISE[name]
-        settings = {k: v for k, v in kwargs.items() if k in ("alpha", "rounding_mode", "approximate", "min", "max")}
+        settings = {k: v for k, v in kwargs.items() if k in SETTINGS}
         settings = {{"min": "low", "max": "high"}.get(k, k): v for k, v in settings.items()}
         if name in ("clone", "_to_copy", "to", "contiguous"):
             args = args[:1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import Kind
 from ..errors import UnsupportedSpec
-from ..expr import Expr, Op, apply, as_expr, const
+from ..expr import Expr, Op, apply, as_expr, const, substitute, var
 from ..integers import floordiv, modulo, polynomial, simplify
 from .value import Element, Index, Value, as_kind
 
@@ -82,6 +82,22 @@ def reindex(t: Tracer, index: Sequence[Expr], old: Sequence[Expr], new: Sequence
         return [*reindex(t, index, old, new[:-1]), ZERO]
     if not len(new):
         return []
+    index, names = _inside(t, index, old)
+    return [substitute(e, names) for e in _refolded(t, index, old, new)]
+
+
+def _inside(t: Tracer, index: Sequence[Expr], sizes: Sequence[Expr]) -> tuple[list[Expr], dict[str, Expr]]:
+    """Variables in an index that are known to lie inside a dim only because they index it, under other names."""
+    renamed, names = list(index), {}
+    for axis, (position, size) in enumerate(zip(index, sizes, strict=True)):
+        if position.op is Op.VAR and t.less(position, size).op is not Op.CONST:
+            name = f"@in{axis}[{size!r}]"
+            t.ranges[name] = size
+            names[name], renamed[axis] = position, var(name)
+    return renamed, names
+
+
+def _refolded(t: Tracer, index: Sequence[Expr], old: Sequence[Expr], new: Sequence[Expr]) -> list[Expr]:
     flat: Expr = ZERO
     for position, size in zip(index, old, strict=True):
         flat = flat * size + position

@@ -28,6 +28,7 @@ class NormalForm:
     def __init__(self, tracer: Tracer, bound: Expr) -> None:
         self.t = tracer
         self.bound = bound
+        self.floor = 0.0  # the largest lower bound met on a sum; it only keeps 0 / 0 away
 
     def depends(self, e: Expr) -> bool:
         """Whether an expression depends on the summed index."""
@@ -44,7 +45,7 @@ class NormalForm:
 
     def of_factor(self, e: Expr) -> Factors:
         """The normal form of one factor."""
-        e = plain(e)
+        e = simplify(plain(e)) if e.op is Op.ABS else plain(e)
         parts = factors(e)
         if parts.under or len(parts.over) != 1 or parts.over[0] is not e:
             return self.of(parts)
@@ -59,7 +60,10 @@ class NormalForm:
             return self._denominator(e)
         if e.op is Op.MAX and is_const(e.args[1]) and 0 <= number(e.args[1]) <= NEGLIGIBLE:
             inner = self.of_factor(e.args[0])
-            return inner if _has_sum(inner, self.t) else Factors([e])
+            if not _has_sum(inner, self.t):
+                return Factors([e])
+            self.floor = max(self.floor, number(e.args[1]))
+            return inner
         reduction = self.t.reductions.get(e)
         if reduction is not None and reduction.op == "sum":
             return self._sum(e)

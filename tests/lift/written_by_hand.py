@@ -605,6 +605,76 @@ def halves_of_a_mask(q, k, v):
     return (q @ k.mT + mask).softmax(-1) @ v
 
 
+@variant()
+def multiply_accumulate(q, k, v):
+    s = torch.addcmul(torch.zeros(1, dtype=q.dtype), q.unsqueeze(3), k.unsqueeze(2)).sum(-1)
+    return s.softmax(-1) @ v
+
+
+@variant(lambda B, M, N, **_: (torch.rand(B, 1, M, N),))
+def multiplied_by_a_bias(q, k, v, b):
+    return ((q @ k.mT) * b).softmax(-1) @ v
+
+
+@variant()
+def clipped(q, k, v):
+    return (q @ k.mT).clamp(-5, 5).softmax(-1) @ v
+
+
+@variant()
+def length_as_a_number(q, k, v):
+    return (q @ k.mT * torch.log(torch.tensor(float(k.shape[2])))).softmax(-1) @ v
+
+
+@variant(lambda Hq, **_: (torch.randn(Hq, 11),))
+def clipped_distances(q, k, v, w):
+    r = torch.arange(max(q.shape[2], k.shape[2]))
+    d = (r[None, : k.shape[2]] - r[: q.shape[2], None]).clamp(-5, 5) + 5
+    return (q @ k.mT + w[:, d]).softmax(-1) @ v
+
+
+@variant()
+def vectorised_map(q, k, v):
+    return torch.vmap(torch.vmap(lambda q, k, v: (q @ k.T).softmax(-1) @ v))(q, k, v)
+
+
+@variant()
+def strided_pattern(q, k, v):
+    i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None]
+    fixed = (torch.div(i, 3, rounding_mode="trunc") == torch.div(j, 3, rounding_mode="trunc")) | (j % 3 == 2)
+    return (q @ k.mT).masked_fill(~(fixed & (i >= j)), -torch.inf).softmax(-1) @ v
+
+
+@variant(lambda M, N, **_: (torch.rand((M + 1) // 2, (N + 1) // 2) > 0.3,))
+def blocks_of_two(q, k, v, blocks):
+    mask = blocks.repeat_interleave(2, 0).repeat_interleave(2, 1)[: q.shape[2], : k.shape[2]]
+    return (q @ k.mT).masked_fill(~mask, -1e30).softmax(-1) @ v
+
+
+@variant()
+def sum_of_absolute_values(q, k, v):
+    return F.normalize(F.relu(q @ k.mT), p=1, dim=-1) @ v
+
+
+@variant()
+def assigned_where_true(q, k, v):
+    mask = torch.zeros(q.shape[2], k.shape[2], dtype=torch.bool)
+    mask[torch.arange(q.shape[2])[:, None] >= torch.arange(k.shape[2])] = True
+    return (q @ k.mT).masked_fill(mask.logical_not(), -torch.inf).softmax(-1) @ v
+
+
+@variant()
+def grid_of_positions(q, k, v):
+    i, j = torch.meshgrid(torch.arange(q.shape[2]), torch.arange(k.shape[2]), indexing="ij")
+    return (q @ k.mT - (i - j).abs() * 0.1).masked_fill(i < j, -1e9).softmax(-1) @ v
+
+
+@variant()
+def with_its_lse(q, k, v):
+    s = q @ k.mT
+    return s.softmax(-1) @ v, s.logsumexp(-1)
+
+
 class WithBuffer(nn.Module):
     """A layer that keeps its triangle in a buffer."""
 
