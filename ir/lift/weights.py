@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .tracer import Tracer
 
 NEGLIGIBLE = 1e-6  # beside a sum of exponentials that holds exp(0) = 1
+SMALLEST = 1e-30  # beside a sum, it only makes 0 / 0 zero
 MINUS_INFINITY = const(-math.inf)
 
 
@@ -45,7 +46,9 @@ class NormalForm:
 
     def of_factor(self, e: Expr) -> Factors:
         """The normal form of one factor."""
-        e = simplify(plain(e)) if e.op is Op.ABS else plain(e)
+        bare = plain(e)
+        self.floor = max(self.floor, 0.0 if bare is e else SMALLEST)
+        e = simplify(bare) if bare.op is Op.ABS else bare
         parts = factors(e)
         if parts.under or len(parts.over) != 1 or parts.over[0] is not e:
             return self.of(parts)

@@ -519,6 +519,13 @@ def relu_normalised(q, k, v):
 
 
 @variant()
+def relu_with_a_guard(q, k, v):
+    w = F.relu(q @ k.mT - 1.0)
+    total = w.sum(-1, keepdim=True)
+    return w / torch.where(total == 0, torch.ones_like(total), total) @ v
+
+
+@variant()
 def softplus_weights(q, k, v):
     w = F.softplus(q @ k.mT * 0.3)
     return (w / w.sum(-1, keepdim=True)) @ v
