@@ -68,7 +68,7 @@ class BodyWriter:
         for name in names:
             axes, storage = self.frame.shapes.names[name].axes, self.frame.storage
             size = str(storage.rows(name)) + (f" * {storage.stride(name)}" if len(axes) > 1 else "")
-            clear = " = {}" if name in storage.left else ""
+            clear = " = {}" if storage.is_padded(name) else ""
             self.add(f"alignas(64) {storage.c_type(name)} {identifier(name)}[{size}]{clear};")
 
     def add(self, text: str) -> None:
@@ -133,7 +133,8 @@ def _load(w: BodyWriter, s: Load) -> None:
         w.deferred[s.name] = s
     else:
         piece, rows, columns = w.rows_of(s.source)
-        w.add(f"load_rows<{storage.rows(s.name)}, {storage.stride(s.name)}>({piece}, {rows}, {columns}, {name});")
+        size = f"{storage.rows(s.name)}, {storage.stride(s.name)}"
+        w.add(f"load_rows<{size}>({piece}, {rows}, {columns}, {name}, round_up({rows}, {LANES}));")
 
 
 def _alias(w: BodyWriter, s: Load) -> None:
@@ -230,7 +231,10 @@ def _store_tile(w: BodyWriter, s: Store, row: str, axis: str) -> None:
 def _fill(w: BodyWriter, s: Fill) -> None:
     if s.axes and s.name in w.frame.buffers:
         name = identifier(s.name)
-        w.add(f"std::fill({name}, {name} + sizeof({name}) / sizeof({name}[0]), {w.scalar(s.value)});")
+        row = s.axes[0]
+        stride = f" * {w.frame.storage.stride(s.name)}" if len(s.axes) > 1 else ""
+        rows = f"round_up({w.valid(row)}, {LANES})" if row in w.frame.extents else str(w.frame.storage.rows(s.name))
+        w.add(f"std::fill({name}, {name} + {rows}{stride}, {w.scalar(s.value)});")
     elif not s.axes:
         w.scalars[s.name] = Term(_scalar_name(w, s.name, s.value), s.value.kind)
 

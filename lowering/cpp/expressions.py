@@ -217,11 +217,13 @@ def _load(node: Expr, args: list[Term], lanes: Lanes) -> Term:
     wide = [position for position, arg in enumerate(args) if arg.wide]
     straight = len(wide) == 1 and node.args[wide[0]].op is Op.INDEX
     if straight:
-        at = ", ".join(lanes.first if arg.wide else arg.text for arg in args)
+        at = ", ".join(
+            lanes.first if arg.wide else f"{name}.inside({p}, {arg.text})" for p, arg in enumerate(args)
+        )
         count = "" if lanes.count is None else f", {lanes.count}"
         return Term(f"lanes({name}.at({at}), {name}.stride[{wide[0]}]{count})", node.kind, wide=True)
-    at = ", ".join("0" if arg.wide else arg.text for arg in args)
-    offset = " + ".join(f"{_paren(args[p])} * int({name}.stride[{p}])" for p in wide)
+    at = ", ".join("0" if arg.wide else f"{name}.inside({p}, {arg.text})" for p, arg in enumerate(args))
+    offset = " + ".join(f"{name}.inside({p}, {args[p].text}) * int({name}.stride[{p}])" for p in wide)
     mask = "" if lanes.count is None else f", lanes_below({lanes.count})"
     return Term(f"gather({name}.at({at}), {offset}{mask})", node.kind, wide=True)
 

@@ -75,7 +75,7 @@ def render(program: Program) -> str:
     text.scalars |= {name: Term(name, Kind.INT) for name in program.fixed}
     grids = [_grid(text, number, grid) for number, grid in enumerate(_grids(prepared))]
     fields, reads = _arguments(text)
-    ranks = sum(1 + len(p.dims) for p in program.params)
+    ranks = sum(1 + 2 * len(p.dims) for p in program.params)
     return str(
         _template().render(
             program=program, program_text=str(program), digest=hashlib.sha256(str(program).encode()).hexdigest(),

@@ -13,6 +13,7 @@ from ...ir.program import Alloc, Gemm, Program, Ref, Store, statements
 from ...ir.shapes import Shapes
 
 LANES = 16  # rows and columns of tile buffers are padded to the widest vector
+DEEPEST = 32  # no product pads its inner dimension to more
 C_TYPE = {
     DType.F64: "double", DType.F32: "float", DType.BF16: "bf16", DType.F16: "f16", DType.I64: "std::int64_t",
     DType.I32: "std::int32_t", DType.I16: "std::int16_t", DType.I8: "std::int8_t", DType.U8: "std::uint8_t",
@@ -68,6 +69,10 @@ class Storage:
         if name in self.left:
             return f"padded_depth<{C_TYPE[self.operand[name]]}>({extent})"
         return str(round_up(extent, LANES))
+
+    def is_padded(self, name: str) -> bool:
+        """Whether a left operand's rows may be longer than its axis, by zeros that products read."""
+        return name in self.left and self.shapes.extent(self.shapes.names[name].axes[-1]) % DEEPEST != 0
 
     def rows(self, name: str) -> int:
         """Rows of a tile's buffer, padded."""

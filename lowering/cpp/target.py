@@ -49,7 +49,7 @@ class CpuLaunch:
         self._bytes.argtypes = (ctypes.c_void_p,)
         self._bytes.restype = ctypes.c_int64
         self._sizes = size_names(program)
-        count = sum(1 + len(param.dims) for param in program.params) + len(self._sizes) + 1
+        count = sum(1 + 2 * len(param.dims) for param in program.params) + len(self._sizes) + 1
         self._array = ctypes.c_int64 * count
 
     def __call__(self, tensors: Sequence[Any], sizes: Mapping[str, int]) -> None:
@@ -60,6 +60,7 @@ class CpuLaunch:
         for tensor in tensors:
             values.append(tensor.data_ptr())
             values.extend(tensor.stride())
+            values.extend(tensor.shape)
         values.extend([sizes[name] for name in self._sizes])
         array = self._array(*values, 0)
         needed = self._bytes(array)

@@ -184,6 +184,16 @@ def test_stages_need_two_products_that_do_not_depend_on_each_other() -> None:
         CpuTarget().lower(parse_program(tied), "portable")
 
 
+def test_indices_of_branches_not_taken_stay_inside() -> None:
+    far = "where(i - j < 9, table[(i - j) * 100000000, h], 0.0)"
+    spec = Variant(score=f"s * 0.2 + {far}", keep="i == j", captured="table: f32[17, Hq]").spec()
+    inputs, sizes = arguments(spec, SHAPES["B2-H4-M130-N97"])
+    table = inputs[3]
+    outputs = run(spec, inputs, sizes, CpuTarget().default_arch())
+    scores = (inputs[0][:, :, :97] * inputs[1]).sum(-1) * 0.2 + table[0][None, :, None]
+    np.testing.assert_allclose(outputs[1][:, :, :97].numpy(), scores.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_any_strides() -> None:
     spec = VARIANTS["full"].spec()
     inputs, sizes = arguments(spec, SHAPES["B2-H4-M130-N97"])

@@ -17,6 +17,11 @@ inline int floor_mod(int a, int b) { return a - b * floor_div(a, b); }
 template <class T, int RANK> struct Tensor {
     T* data;
     std::int64_t stride[RANK > 0 ? RANK : 1];
+    int size[RANK > 0 ? RANK : 1];
+
+    // A computed index kept inside dimension d: what lies outside is never used, but must not be read either.
+    int inside(int d, int index) const { return std::max(0, std::min(index, size[d] - 1)); }
+    vi inside(int d, vi index) const { return max(vi(0), min(index, vi(size[d] - 1))); }
 
     template <class... I> T* at(I... index) const {
         static_assert(sizeof...(I) == RANK, "one index per dimension");
@@ -55,7 +60,7 @@ public:
     std::int64_t bytes() const { return std::int64_t(used); }
 };
 
-// Reads the arguments: for each tensor its address and strides, then sizes.
+// Reads the arguments: for each tensor its address, strides and sizes, then sizes by name.
 class Reader {
     const std::int64_t* next;
 
@@ -66,6 +71,7 @@ public:
         Tensor<T, RANK> x;
         x.data = reinterpret_cast<T*>(std::uintptr_t(*next++));
         for (int d = 0; d < RANK; ++d) x.stride[d] = *next++;
+        for (int d = 0; d < RANK; ++d) x.size[d] = int(*next++);
         return x;
     }
 };
@@ -74,7 +80,7 @@ public:
 template <class T, int RANK> Tensor<T, RANK> plain(Arena& arena, const std::int64_t (&sizes)[RANK]) {
     Tensor<T, RANK> x;
     std::int64_t total = 1;
-    for (int d = RANK - 1; d >= 0; --d) x.stride[d] = total, total *= sizes[d];
+    for (int d = RANK - 1; d >= 0; --d) x.stride[d] = total, total *= sizes[d], x.size[d] = int(sizes[d]);
     x.data = arena.take<T>(total);
     return x;
 }
@@ -95,7 +101,10 @@ inline bool value_of(bool x) { return x; }
 template <class T> inline std::enable_if_t<std::is_integral<T>::value, int> value_of(T x) { return int(x); }
 
 template <class T, int RANK, class... I> auto element(const Tensor<T, RANK>& x, I... index) {
-    return value_of(*x.at(index...));
+    std::int64_t offset = 0;
+    int d = 0;
+    ((offset += x.inside(d, int(index)) * x.stride[d], ++d), ...);
+    return value_of(x.data[offset]);
 }
 
 // W elements that lie `stride` apart; with a count, lanes from it on read nothing and are zero.

@@ -23,11 +23,11 @@ template <class T> inline vf load_strided(const Rows<const T>& x, long r, int d,
     return load(lanes);
 }
 
-// out [M][K] row-major from a [rows][columns] piece, zero outside of it.
+// The first `wanted` rows of out [M][K], row-major, from a [rows][columns] piece; zero outside of it.
 template <int M, int K, class T, class E>
-void load_rows(const Rows<const T>& x, int rows, int columns, E* out) {
+void load_rows(const Rows<const T>& x, int rows, int columns, E* out, int wanted = M) {
     constexpr int WHOLE = K / W * W;
-    for (int r = 0; r < M; ++r) {
+    for (int r = 0; r < wanted; ++r) {
         for (int d = 0; d < WHOLE; d += W)
             store(out + r * K + d, r < rows && d < columns ? load_strided(x, r, d, columns) : vf(0.0f));
         if constexpr (WHOLE != K)
