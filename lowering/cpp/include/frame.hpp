@@ -10,7 +10,8 @@
 namespace tw {
 
 inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
-inline int floor_div(int a, int b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+// Dividing by zero gives 0: it happens only where the result is not used, and must not trap there.
+inline int floor_div(int a, int b) { return b == 0 ? 0 : a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 inline int floor_mod(int a, int b) { return a - b * floor_div(a, b); }
 
 // A tensor of RANK dimensions; strides count elements.
