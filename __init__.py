@@ -85,6 +85,8 @@ def __getattr__(name: str) -> object:
     """Import a public name from where it lives."""
     from importlib import import_module
 
+    if name == "compat":
+        return import_module(f"{__name__}.compat")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f"{__name__}.{_HOMES[name]}")
@@ -94,4 +96,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "compat"])
