@@ -17,6 +17,7 @@ from .machine import busy_warning, describe_machine, revision
 from .measure import DEVICES, Session
 from .overhead import overhead
 from .report import write_report
+from .resources import resources
 from .rows import Row, write_rows
 from .startup import startup
 from .timing import CudaTimer, Rounds, WallTimer
@@ -28,6 +29,7 @@ SUITES: dict[str, Callable[[Session], list[Row]]] = {
     "long": long,
     "overhead": overhead,
     "startup": startup,
+    "resources": resources,
 }
 GPU_BUDGET_S = 1.0  # a case; GPUs are quick and steady, and often borrowed
 

@@ -44,6 +44,11 @@ class Results:
         row = self._rows.get((suite, case, impl))
         return row.extra.get(name) if row else None
 
+    def extras(self, suite: str, impl: str, name: str) -> list[float]:
+        """A suite's own measurement over all of its cases."""
+        rows = (row for (of, _, by), row in self._rows.items() if (of, by) == (suite, impl))
+        return [row.extra[name] for row in rows if name in row.extra]
+
 
 Measure = Callable[[Results], float | None]
 
@@ -143,9 +148,22 @@ def _seconds(case: str) -> Measure:
     return lambda r: _ratio(r.median_ms("startup", case, TILEWRIGHT), 1e3)
 
 
+def _resource_goals() -> Iterator[Goal]:
+    yield Goal("Triton kernels: instructions that spill", "", 0.0, False, _over_resources(max, "spills"))
+    yield Goal("Triton kernels: tensor-core instructions", "", 1.0, True, _over_resources(min, "tensor_core_instructions"))
+
+
+def _over_resources(worst: Callable[[list[float]], float], name: str) -> Measure:
+    def measure(results: Results) -> float | None:
+        values = results.extras("resources", TILEWRIGHT, name)
+        return worst(values) if values else None
+
+    return measure
+
+
 def _overhead_goal() -> Goal:
     case = str(case_of("causal", "f32", (1, 8, 16), 64))
     return Goal(f"{case} call over SDPA's", "us", OVERHEAD_GOAL_US, False, _extra("overhead", case, "over_sdpa_us"))
 
 
-GOALS: tuple[Goal, ...] = (*_forward_goals(), *_long_goals(), _overhead_goal(), *_startup_goals())
+GOALS: tuple[Goal, ...] = (*_forward_goals(), *_long_goals(), _overhead_goal(), *_startup_goals(), *_resource_goals())

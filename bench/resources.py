@@ -1,0 +1,58 @@
+"""Suite `resources`: what generated Triton kernels cost on each architecture, cross-compiled on any machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..ir.errors import TilewrightError
+from ..ir.spec import AttentionSpec
+from ..kernels.compiled import compile_spec
+from .cases import Case
+from .forward import case_of
+from .implementations import TILEWRIGHT
+from .measure import Session
+from .rows import Row
+
+__all__ = ["ARCHITECTURES", "resource_cases", "resources"]
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+HEAD_DIMS = (64, 128)
+VARIANTS = ("full", "causal", "window", "softcap", "alibi", "documents")
+LENGTH = 128  # of the example tensors; kernels are the same for every length
+
+
+def resource_cases() -> list[Case]:
+    """Every variant of suite `forward` in bfloat16 at both head dims."""
+    return [case_of(variant, "bf16", (1, 8, LENGTH), head_dim) for variant in VARIANTS for head_dim in HEAD_DIMS]
+
+
+def resources(session: Session) -> list[Row]:
+    """A row per case and architecture; extra: registers, spills, shared_bytes, tensor_core_instructions, warps, stages."""
+    return [row for case in resource_cases() for row in _rows(session, case)]
+
+
+def _rows(session: Session, case: Case) -> list[Row]:
+    from ..ir.lift import lift
+
+    session.say(f"resources: {case}")
+    spec = lift(case.variant.spec, case.inputs(torch.device("cpu")).tensors)
+    rows = []
+    for arch in ARCHITECTURES:
+        name = f"{case.variant.name}-D{case.shape.D}-{case.dtype}-{arch}"
+        row = replace(session.row("resources", name, TILEWRIGHT, dtype=case.dtype), target="triton")
+        try:
+            rows.append(replace(row, extra=_compiled(spec, arch)))
+        except TilewrightError as error:
+            rows.append(replace(row, error=str(error)))
+    return rows
+
+
+def _compiled(spec: AttentionSpec, arch: str) -> dict[str, float]:
+    from ..lowering.triton.report import compile_report
+
+    program = compile_spec(spec, "triton", arch).program
+    (report,) = compile_report(program, arch)
+    names = ("registers", "spills", "shared_bytes", "tensor_core_instructions", "warps", "stages")
+    return {name: getattr(report, name) for name in names}
