@@ -29,7 +29,7 @@ def resource_cases() -> list[Case]:
 
 
 def resources(session: Session) -> list[Row]:
-    """A row per case and architecture; extra: registers, spills, shared_bytes, tensor_core_instructions, warps, stages."""
+    """A row per case and architecture; extra: registers, spills, shared_bytes, tensor_core_instructions, …"""
     return [row for case in resource_cases() for row in _rows(session, case)]
 
 

