@@ -1,7 +1,7 @@
 """`attention(q, k, v, score_mod, mask_mod)`: FlexAttention's pair of callables, compiled once per pair.
 
-The callables are put into the eager formula with index tensors that broadcast, and that function is
-compiled like any other. Tensors in their closures become captured tensors, so new values never recompile.
+The callables are mapped over all indices in the eager formula, and that function is compiled like any other.
+Tensors in their closures become captured tensors, so new values never recompile.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from ..ir.errors import ShapeError
 from .arguments import check_attention
 from .closures import Captures
 from .kernel import Kernel, Output
+from .modifiers import Modifier, mapped
 from .options import Options
 from .specialisers import FunctionSpecialiser
 
 __all__ = ["attention"]
 
-Modifier = Callable[..., torch.Tensor] | None
+Modifiers = tuple[Modifier | None, Modifier | None]
 MAX_KERNELS = 256
 
 _kernels: dict[Hashable, Kernel] = {}
@@ -32,8 +33,8 @@ def attention(  # noqa: PLR0913 - the signature is public contract
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    score_mod: Modifier = None,
-    mask_mod: Modifier = None,
+    score_mod: Modifier | None = None,
+    mask_mod: Modifier | None = None,
     scale: float | None = None,
     enable_gqa: bool = False,
     deterministic: bool = False,
@@ -57,7 +58,7 @@ def attention(  # noqa: PLR0913 - the signature is public contract
     return kernel(q, k, v, *captures.tensors, return_lse=return_lse)
 
 
-def _new_kernel(key: Hashable, captures: Captures, modifiers: tuple[Modifier, Modifier], scale: float | None) -> Kernel:
+def _new_kernel(key: Hashable, captures: Captures, modifiers: Modifiers, scale: float | None) -> Kernel:
     with _lock:
         if len(_kernels) >= MAX_KERNELS:
             _kernels.clear()
@@ -66,7 +67,7 @@ def _new_kernel(key: Hashable, captures: Captures, modifiers: tuple[Modifier, Mo
 
 
 def _eager(
-    captures: Captures, modifiers: tuple[Modifier, Modifier], scale: float | None
+    captures: Captures, modifiers: Modifiers, scale: float | None
 ) -> Callable[..., torch.Tensor]:
     """The formula as a plain PyTorch function of q, k, v and the captured tensors."""
 
@@ -76,20 +77,12 @@ def _eager(
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        index = _indices(scores)
+        place: dict[str, Any] = {"shape": tuple(scores.shape), "device": scores.device}
         if score_mod is not None:
-            scores = score_mod(scores, *index)
+            scores = mapped(score_mod, scores, **place)
         if mask_mod is not None:
-            scores = torch.where(mask_mod(*index), scores, float("-inf"))
+            scores = torch.where(mapped(mask_mod, **place), scores, float("-inf"))
         return torch.softmax(scores, dim=-1) @ v
 
+    attention.__wrapped__ = next((m for m in modifiers if m), None)  # type: ignore[attr-defined]
     return attention
-
-
-def _indices(scores: torch.Tensor) -> list[torch.Tensor]:
-    """b, h, q_idx, kv_idx as index tensors that broadcast to the scores' shape."""
-    shapes: tuple[Any, ...] = ((-1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (1, 1, 1, -1))
-    return [
-        torch.arange(size, device=scores.device).reshape(shape)
-        for size, shape in zip(scores.shape, shapes, strict=True)
-    ]
