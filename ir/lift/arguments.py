@@ -89,7 +89,12 @@ class Assumption:
     is_heads_fixed: bool = False  # the number of heads is a plain number
 
 
-ASSUMPTIONS = (Assumption(stand_in=3), Assumption(stand_in=1), Assumption(stand_in=1, is_heads_fixed=True))
+ASSUMPTIONS = (
+    Assumption(stand_in=3),
+    Assumption(stand_in=1),
+    Assumption(stand_in=3, is_heads_fixed=True),  # keys of one head, broadcast over those of q
+    Assumption(stand_in=1, is_heads_fixed=True),
+)
 """In this order: the most general first."""
 
 
