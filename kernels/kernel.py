@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from ..ir.errors import TilewrightError, UnsupportedSpec
+from ..ir.errors import DeviceError, DTypeError, ShapeError, TilewrightError, UnsupportedSpec
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
 from ..lowering.target import Launch
@@ -64,14 +64,16 @@ class Plan:
                 return False
         return True
 
-    def run(self, tensors: tuple[torch.Tensor, ...], return_lse: bool) -> Output:
-        """Allocate, launch, return."""
+    def run(self, tensors: tuple[torch.Tensor, ...], return_lse: bool, out: torch.Tensor | None = None) -> Output:
+        """Allocate (all but `out`), launch, return."""
         if self.wants_grad and torch.is_grad_enabled():
             raise UnsupportedSpec(
                 "an input requires grad, and this kernel has no backward",
                 hint="call it under torch.no_grad(), or pass tensor.detach()",
             )
-        outputs = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in self.outputs]
+        outputs = [] if out is None else [self._checked(out)]
+        for shape, dtype in self.outputs[len(outputs) :]:
+            outputs.append(torch.empty(shape, dtype=dtype, device=self.device))
         if not self.is_empty:
             self.launch((*tensors, *outputs), self.sizes)
         if not return_lse:
@@ -79,6 +81,16 @@ class Plan:
         if self.lse_position < 0:
             raise UnsupportedSpec("return_lse=True: this attention has no log-sum-exp (its normaliser is no softmax)")
         return outputs[0], outputs[self.lse_position]
+
+    def _checked(self, out: torch.Tensor) -> torch.Tensor:
+        shape, dtype = self.outputs[0]
+        if out.shape != shape:
+            raise ShapeError(f"out: shape {tuple(out.shape)}; wanted {shape}, [B, Hq, M, Dv]")
+        if out.dtype != dtype:
+            raise DTypeError(f"out: got {out.dtype}, wanted {dtype} as q has")
+        if out.device != self.device:
+            raise DeviceError(f"out: on {out.device}, but q is on {self.device}")
+        return out
 
 
 class Kernel:
@@ -102,8 +114,12 @@ class Kernel:
         v: torch.Tensor,
         *captured: torch.Tensor,
         return_lse: bool = False,
+        out: torch.Tensor | None = None,
     ) -> Output:
-        """Run. Raises ShapeError, DTypeError or DeviceError, before anything runs, for a misfit."""
+        """Run. Raises ShapeError, DTypeError or DeviceError, before anything runs, for a misfit.
+
+        out: memory for o, [B, Hq, M, Dv] of any strides; it is allocated where None is given.
+        """
         tensors = (q, k, v, *captured)
         try:
             signatures = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors])
@@ -112,7 +128,7 @@ class Kernel:
         plan = self._plans.get(signatures)
         if plan is None or (plan.checked and not plan.covers(tensors)):
             plan = self._plan(tensors, signatures)
-        return plan.run(tensors, return_lse)
+        return plan.run(tensors, return_lse, out)
 
     def prepare(self, *tensors: torch.Tensor) -> None:
         """Compile and build for these arguments without running them."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tilewright as tw
+from tilewright.ir.errors import DeviceError, DTypeError, ShapeError
 
 from .conftest import HEAD_DIM, causal_eager, causal_spec, qkv
 
@@ -28,6 +29,31 @@ def test_strides_are_free(causal: tw.Kernel) -> None:
     moved = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
     assert torch.equal(causal(*moved), wanted)
     assert torch.equal(causal(*tensors), wanted)  # the plan of these shapes is not tied to strides
+
+
+def test_the_output_goes_where_it_is_asked_to(causal: tw.Kernel) -> None:
+    tensors = qkv()
+    wanted = causal(*tensors)
+    room = torch.full((*wanted.shape[:2], 2 * wanted.shape[2], wanted.shape[3]), float("nan")).transpose(1, 2)
+    out = room[:, ::2].transpose(1, 2)
+    assert causal(*tensors, out=out) is out
+    assert torch.equal(out, wanted)
+    assert room[:, 1::2].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        (lambda o: o[:, :, 1:], ShapeError, r"out: shape \(2, 4, 32, 16\); wanted \(2, 4, 33, 16\)"),
+        (lambda o: o.double(), DTypeError, "out: got torch.float64, wanted torch.float32"),
+        (lambda o: o.to("meta"), DeviceError, "out: on meta, but q is on cpu"),
+    ],
+)
+def test_memory_that_does_not_fit_the_output_is_refused(causal: tw.Kernel, change, error: type, told: str) -> None:
+    tensors = qkv()
+    out = change(torch.empty_like(causal(*tensors)))
+    with pytest.raises(error, match=told):
+        causal(*tensors, out=out)
 
 
 def test_lse(causal: tw.Kernel) -> None:
