@@ -1,0 +1,164 @@
+"""Hugging Face transformers: `register()`, then attn_implementation="tilewright" in any model that uses its interface.
+
+    from tilewright.compat import huggingface
+    huggingface.register()
+    model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="tilewright")
+
+Two functions are registered: one makes masks (hf_masks.py), the other computes attention. Each variant is compiled and
+verified at its first call and serves every length after that. docs/compat.md says what becomes of every argument.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ir.errors import DTypeError, MissingExtra, ShapeError, UnsupportedSpec
+from .hf_kernels import Variant, kernel_for
+from .hf_masks import MaskKind, SymbolicMask, kind_of, make_mask
+from .hf_rules import Alignment
+
+__all__ = ["NAME", "attention_forward", "make_mask", "register"]
+
+NAME = "tilewright"
+USE_SDPA = "use attn_implementation='sdpa' or 'eager' for it"
+
+# Keyword arguments that would change the result and cannot be honoured, and what to do.
+REFUSED = {
+    "output_attentions": "no kernel forms the attention weights; use attn_implementation='eager' to look at them",
+    "head_mask": "heads are not weighted; scale the rows of the output projection instead",
+    "cu_seq_lens_q": "packed sequences are told by position_ids that start anew at 0 and no attention_mask",
+    "cu_seq_lens_k": "packed sequences are told by position_ids that start anew at 0 and no attention_mask",
+    "seq_idx": "packed sequences are told by position_ids that start anew at 0 and no attention_mask",
+    "cache": f"continuous batching keeps its keys in pages; {USE_SDPA}",
+    "indices": f"sparse attention over chosen keys; {USE_SDPA}",
+    "block_indices": f"sparse attention over chosen blocks; {USE_SDPA}",
+    "sinks": "pass the logits per head as s_aux",
+}
+
+
+def register() -> None:
+    """Make attn_implementation="tilewright" known to transformers, for all models; calling it again changes nothing.
+
+    Raises MissingExtra without transformers.
+    """
+    try:
+        from transformers import AttentionInterface
+        from transformers.masking_utils import AttentionMaskInterface
+    except ImportError as error:
+        raise MissingExtra("hf", "attn_implementation='tilewright'") from error
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, make_mask)
+
+
+def attention_forward(  # noqa: PLR0913 - transformers' attention interface passes these by name
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query [B, Hq, M, D], key [B, Hkv, N, D], value [B, Hkv, N, Dv] -> [B, M, Hq, Dv].
+
+    attention_mask: what `make_mask` made, a dense mask [B|1, Hq|1, M|1, N] (bool, or added to the scores), or None:
+    causal if is_causal (the module's own where it is None) and M > 1. Raises UnsupportedSpec for an argument that
+    cannot be honoured, and where a gradient is wanted.
+    """
+    if dropout or not others.keys().isdisjoint(REFUSED):
+        _refuse(dropout, others)
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        raise UnsupportedSpec(
+            "attn_implementation='tilewright' has no backward yet, and query, key or value require grad",
+            hint="generate and evaluate under torch.no_grad() or torch.inference_mode(); train with 'sdpa'",
+        )
+    extra: tuple[Tensor, ...] = ()
+    form = ""
+    if isinstance(attention_mask, SymbolicMask):
+        kind, tensors = attention_mask.kind, attention_mask.tensors
+        if attention_mask.columns != key.shape[2]:
+            key, value = _visible(attention_mask, key, value)
+    elif attention_mask is None:
+        kind, tensors = _unmasked(module, query.shape[2], key.shape[2], is_causal, sliding_window), ()
+    else:
+        kind, tensors, extra = _plain(None), (), (_dense(attention_mask, key.shape[2]),)
+        form = "bool" if extra[0].dtype is torch.bool else "float"
+    if position_bias is not None:
+        extra = (*extra, position_bias[..., : key.shape[2]])
+    if s_aux is not None:
+        extra = (*extra, s_aux)
+    kernel = kernel_for(kind, Variant(scaling, softcap, form, position_bias is not None, s_aux is not None))
+    output = kernel(query, key, value, *tensors, *extra)
+    assert isinstance(output, Tensor)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _visible(mask: SymbolicMask, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys that any row can see; a static cache is longer."""
+    columns = mask.columns
+    if columns > key.shape[2]:
+        raise ShapeError(f"attention_mask is for {columns} keys, and key has N={key.shape[2]}; make it for these keys")
+    return key[:, :, :columns], value[:, :, :columns]
+
+
+def _unmasked(module: torch.nn.Module, rows: int, columns: int, is_causal: bool | None, window: int | None) -> MaskKind:
+    """What no mask means: causal if the call or the module says so and there is more than one row, else every key."""
+    causal = rows > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    if causal and rows != columns:
+        raise UnsupportedSpec(
+            f"attention_mask=None with is_causal, M={rows} and N={columns}: this does not say where the rows stand",
+            hint="pass a mask made by transformers.masking_utils.create_causal_mask, or is_causal=False",
+        )
+    if not causal and window is not None and columns > window:
+        raise UnsupportedSpec(
+            f"sliding_window={window} with attention_mask=None and no causal mask",
+            hint="pass a mask made by transformers.masking_utils.create_sliding_window_causal_mask",
+        )
+    return _plain((window or 0) if causal else None)
+
+
+@functools.cache
+def _plain(window: int | None) -> MaskKind:
+    """Every key (None), causal (0) or a causal window."""
+    from transformers import masking_utils
+
+    if window is None:
+        return kind_of(None, Alignment.START, is_padded=False)[0]
+    function = masking_utils.sliding_window_causal_mask_function(window) if window else masking_utils.causal_mask_function
+    return kind_of(function, Alignment.END, is_padded=False)[0]
+
+
+def _dense(mask: object, columns: int) -> Tensor:
+    """A mask that the model made itself, for the keys that there are."""
+    hint = "pass bool (True: seen) or floating point (added to the scores) [B, 1, M, N], or a 2-D mask to the model"
+    if not isinstance(mask, Tensor):
+        raise UnsupportedSpec(f"attention_mask of type {type(mask).__name__}", hint=hint)
+    if mask.dim() != 4:
+        raise ShapeError(f"attention_mask: rank {mask.dim()}, shape {tuple(mask.shape)}; {hint}")
+    if mask.dtype is not torch.bool and not mask.is_floating_point():
+        raise DTypeError(f"attention_mask: got {mask.dtype}; {hint}")
+    if 1 < mask.shape[3] < columns:
+        raise ShapeError(f"attention_mask: {mask.shape[3]} keys, and key has N={columns}; {hint}")
+    return mask[..., :columns]
+
+
+def _refuse(dropout: float, others: dict[str, Any]) -> None:
+    """Raise for the first argument that would change the result."""
+    if dropout:
+        raise UnsupportedSpec(
+            f"dropout={dropout}: attention weights are not dropped", hint="model.eval(), or attention_dropout=0.0"
+        )
+    for name in REFUSED:
+        given = others.get(name)
+        if given is not None and given is not False:
+            raise UnsupportedSpec(f"{name} under attn_implementation='tilewright'", hint=REFUSED[name])
