@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 
@@ -77,11 +76,11 @@ def _eager(
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        place: dict[str, Any] = {"shape": tuple(scores.shape), "device": scores.device}
+        index = [torch.arange(size, device=scores.device) for size in scores.shape]
         if score_mod is not None:
-            scores = mapped(score_mod, scores, **place)
+            scores = mapped(score_mod, index, scores)
         if mask_mod is not None:
-            scores = torch.where(mapped(mask_mod, **place), scores, float("-inf"))
+            scores = torch.where(mapped(mask_mod, index), scores, float("-inf"))
         return torch.softmax(scores, dim=-1) @ v
 
     attention.__wrapped__ = next((m for m in modifiers if m), None)  # type: ignore[attr-defined]

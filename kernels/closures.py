@@ -87,7 +87,8 @@ class Captures:
             call = _call_of(value)
             if call is None:
                 return self._attributes(value, names)
-            return "call", self._freeze(call, names), self._attributes(value, names | names_of(call.__code__).attributes)
+            names = names | names_of(call.__code__).attributes
+            return "call", self._freeze(call, names), self._attributes(value, names)
         finally:
             self._open.discard(id(value))
 

@@ -6,7 +6,7 @@ The mapping is PyTorch's own (`torch.vmap`, four times), so a callable means exa
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,11 @@ AXES: tuple[tuple[int | None, ...], ...] = (
 DATA_DEPENDENT = ("data-dependent control flow", "calling .item() on a Tensor")
 
 
-def mapped(function: Modifier, *scores: torch.Tensor, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """The callable at every (b, h, q_idx, kv_idx) of a shape [B, H, M, N]; `scores` (of that shape) go before.
+def mapped(function: Modifier, index: Sequence[torch.Tensor], *scores: torch.Tensor) -> torch.Tensor:
+    """[B, H, M, N] of the callable at every combination of four vectors b, h, q_idx, kv_idx (scores go first).
 
     Raises UnsupportedSpec, with the callable's line, for Python control flow on tensor values.
     """
-    index = [torch.arange(size, device=device) for size in shape]
     whole: Modifier = function
     for axes in AXES:
         whole = torch.vmap(whole, in_dims=(*(0 for _ in scores), *axes), out_dims=0)
