@@ -127,14 +127,26 @@ def _load(w: BodyWriter, s: Load) -> None:
     storage, name = w.frame.storage, identifier(s.name)
     if s.source.name in storage.packed:
         _alias(w, s)
+    elif s.name in storage.streamed:
+        w.add(f"const auto {name} = {w.rows_of(s.source)[0]};")
     elif s.name in storage.right:
         _pack_here(w, s)
     elif s.name not in storage.operand and s.name not in storage.others:
         w.deferred[s.name] = s
+    elif len(w.frame.shapes.ref_axes(s.source)) == 1:
+        _load_column(w, s)
     else:
         piece, rows, columns = w.rows_of(s.source)
         size = f"{storage.rows(s.name)}, {storage.stride(s.name)}"
         w.add(f"load_rows<{size}>({piece}, {rows}, {columns}, {name}, round_up({rows}, {LANES}));")
+
+
+def _load_column(w: BodyWriter, s: Load) -> None:
+    """A tile of one element per row."""
+    row = w.frame.shapes.ref_axes(s.source)[0]
+    valid, stride = w.valid(row), w.stride(s.source, row)
+    w.add(f"for (int r = 0; r < {valid}; r += W)")
+    w.add(f"    store({identifier(s.name)} + r, lanes({w.at(s.source)} + r * {stride}, {stride}, {valid} - r));")
 
 
 def _alias(w: BodyWriter, s: Load) -> None:
@@ -267,13 +279,34 @@ def _gemm(w: BodyWriter, s: Gemm) -> None:
         f"padded_depth<{dtype}>({shapes.extent(depth)})"
     )
     left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
-    if s.into is None:
-        w.add(f"gemm<{size}>({left}, {right}, {name}, {w.valid(rows)});")
-        return
     scale = f"ones<{round_up(shapes.extent(rows), LANES)}>()"
-    if s.into.op is Op.MUL:
+    if s.into is not None and s.into.op is Op.MUL:
         scale = identifier(next(str(arg.attr) for arg in s.into.args if arg.attr != s.name))
-    w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {name}, {w.valid(rows)});")
+    if s.right in storage.streamed:
+        _multiply(w, s, scale)
+    elif s.into is None:
+        w.add(f"gemm<{size}>({left}, {right}, {name}, {w.valid(rows)});")
+    else:
+        w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {name}, {w.valid(rows)});")
+
+
+def _multiply(w: BodyWriter, s: Gemm, scale: str) -> None:
+    """A product whose right operand is read where it lies."""
+    shapes, storage = w.frame.shapes, w.frame.storage
+    assert isinstance(s.left, str)
+    assert isinstance(s.right, str)
+    row, along = shapes.names[s.name].axes[0], shapes.names[s.right].axes
+    size = f"{round_up(shapes.extent(row), LANES)}, {round_up(shapes.extent(along[0]), LANES)}, {shapes.extent(along[1])}"
+    have, rows = w.valid(along[0]), w.valid(row)
+    left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
+    dtype = C_TYPE[storage.operand[s.left]]
+    if storage.right[s.right] == "rows":
+        into = "false" if s.into is None else "true"
+        w.add(f"multiply_rows<{size}, {dtype}, {into}>({left}, {right}, {have}, {scale}, {name}, {rows});")
+    elif s.into is None:
+        w.add(f"multiply_columns<{size}, {dtype}>({left}, {right}, {have}, {name}, {rows});")
+    else:
+        raise LoweringError(f"{print_statement(s)}: the cpu target adds a product of columns in memory to nothing")
 
 
 def _tile_loop(w: BodyWriter, s: TileLoop) -> None:

@@ -219,11 +219,12 @@ def _bound(body: tuple[Statement, ...]) -> list[str]:
 
 
 def _is_alias(text: KernelText, grid: Grid, name: str) -> bool:
-    """Tiles that are only another name for packed memory, or that a packing store reads directly."""
+    """Tiles that are only another name for memory elsewhere, or that a packing store reads directly."""
     for statement in statements(grid.body):
         if isinstance(statement, Load) and statement.name == name:
             is_read = name in text.storage.operand or name in text.storage.others
-            return statement.source.name in text.storage.packed or not is_read
+            is_elsewhere = statement.source.name in text.storage.packed or name in text.storage.streamed
+            return is_elsewhere or not is_read
     return False
 
 

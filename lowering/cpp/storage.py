@@ -1,4 +1,4 @@
-"""Where tiles live in a C++ kernel: element types, strides, and which tiles are only names for packed memory."""
+"""Where tiles live in a C++ kernel: element types, strides, and which tiles are only names for memory elsewhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from ...ir.edit import names_read
 from ...ir.errors import LoweringError
 from ...ir.expr import Op
 from ...ir.printer import print_statement
-from ...ir.program import Alloc, Gemm, Program, Ref, Store, statements
+from ...ir.program import All, Alloc, Gemm, Load, Program, Ref, Store, statements
 from ...ir.shapes import Shapes
 
 LANES = 16  # rows and columns of tile buffers are padded to the widest vector
 DEEPEST = 32  # no product pads its inner dimension to more
+FEW_ROWS = 16  # tiles of so few rows may read a right operand where it lies
 C_TYPE = {
     DType.F64: "double", DType.F32: "float", DType.BF16: "bf16", DType.F16: "f16", DType.I64: "std::int64_t",
     DType.I32: "std::int32_t", DType.I16: "std::int16_t", DType.I8: "std::int8_t", DType.U8: "std::uint8_t",
@@ -54,6 +55,7 @@ class Storage:
     left: set[str] = field(default_factory=set)  # tiles read by products from the left
     right: dict[str, str] = field(default_factory=dict)  # tiles read by products from the right -> order
     others: set[str] = field(default_factory=set)  # tiles read in any other way
+    streamed: set[str] = field(default_factory=set)  # right operands that products read where they lie
 
     def c_type(self, name: str) -> str:
         """Element type of a tile's buffer."""
@@ -95,7 +97,20 @@ def plan_storage(program: Program, shapes: Shapes) -> Storage:
             _plan_gemm(statement, plan)
         elif not is_packing(statement, plan):
             plan.others |= names_read(statement)
+    plan.streamed = _streamed(program, plan)
     return plan
+
+
+def _streamed(program: Program, plan: Storage) -> set[str]:
+    """Right operands that only products of few rows read, rows of which lie in memory as they are."""
+    found = {s.name for s in statements(program.body) if isinstance(s, Load) and _lies_plain(s, plan)}
+    products = [s for s in statements(program.body) if isinstance(s, Gemm)]
+    many = {s.right for s in products if plan.shapes.extent(plan.shapes.names[s.name].axes[0]) > FEW_ROWS}
+    return {name for name in found - many - plan.others if name in plan.right}
+
+
+def _lies_plain(load: Load, plan: Storage) -> bool:
+    return load.source.name not in plan.packed and isinstance(load.source.indices[-1], All)
 
 
 def is_packing(statement: object, plan: Storage) -> bool:

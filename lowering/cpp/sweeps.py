@@ -141,7 +141,7 @@ class RunWriter:
         vectors = self.frame.storage.vectors(axis)
         self._across_head(sweep, reductions, vectors)
         spread = self._spread(sweep)
-        self._add("for (int u = 0; u < W; ++u) {", 1)
+        self._add(f"for (int u = 0; u < W && r + u < {row}_rows; ++u) {{", 1)
         for reduction in reductions:
             start = COMBINE[reduction.op][2]
             self._add(f"vf {identifier(reduction.name)}_row[2] = {{{start}, {start}}};", 2)
@@ -179,7 +179,7 @@ class RunWriter:
                 kind = VECTOR[statement.value.kind]
                 self._add(f"{kind} {identifier(statement.name)}[W][{vectors}];", 1)
         for reduction in reductions:
-            self._add(f"vf {identifier(reduction.name)}_lanes[W];", 1)
+            self._add(f"vf {identifier(reduction.name)}_lanes[W] = {{}};", 1)
 
     def _spread(self, sweep: Sweep) -> dict[str, Term]:
         """Write per-row vectors that an across sweep reads to memory, so that it reads one scalar a row."""
