@@ -1,7 +1,8 @@
-"""Kernel: a callable attention function, with one compiled specialisation per signature and a plan per shape.
+"""Kernel: a callable attention function, with one compiled specialisation per signature and a plan per layout.
 
-A call looks its shapes up in a table of plans; a plan knows the specialisation, the sizes and the output
-shapes, so that a repeated call does little more than allocate and launch.
+A call looks its shapes and strides up in a table of plans; a plan has all the rest, so that a repeated call does
+little more than allocate and launch. A call that torch records or transforms goes through one operator instead;
+see torch_ops.py.
 """
 
 from __future__ import annotations
@@ -9,27 +10,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from ..ir.errors import DeviceError, DTypeError, ShapeError, TilewrightError, UnsupportedSpec
+from ..ir.errors import TilewrightError
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
-from ..lowering.target import Launch
-from .arguments import bind_sizes, check_attention, check_device
-from .bounds import check_accesses, index_sources, range_of
+from .arguments import check_attention
 from .compiled import Compiled
-from .dtypes import to_torch
+from .plan import Output, Plan, Tensors, make_plan, refuse_grad
 from .report import Report
+from .torch_ops import Described, Runner, call_through_op, content_key_of, is_recorded, is_watched, kept_at, local_key
+from .tracing import autocast, describe, example_of, fold, needs_op, outside, plain
 
 __all__ = ["Kernel", "Specialiser"]
 
 MAX_PLANS = 4096
-Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-Signatures = tuple[object, ...]
 
 
 class Specialiser(Protocol):
@@ -39,73 +37,24 @@ class Specialiser(Protocol):
         """The form that serves these tensors; UnsupportedSpec, ShapeError or DTypeError if none can."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All that a call needs besides its tensors. `lse_position` is -1 for kernels without a log-sum-exp.
-
-    checked: for captured tensors whose values are indices, their position and the range of values found in
-    bounds.
-    """
-
-    launch: Launch
-    sizes: dict[str, int]
-    outputs: tuple[tuple[tuple[int, ...], torch.dtype], ...]
-    lse_position: int
-    device: torch.device
-    is_empty: bool
-    wants_grad: bool
-    checked: tuple[tuple[int, float, float], ...]
-
-    def covers(self, tensors: tuple[torch.Tensor, ...]) -> bool:
-        """Whether the values that decide where others are read are among those that were checked."""
-        for position, low, high in self.checked:
-            least, most = range_of(tensors[position])
-            if least < low or most > high:
-                return False
-        return True
-
-    def run(self, tensors: tuple[torch.Tensor, ...], return_lse: bool, out: torch.Tensor | None = None) -> Output:
-        """Allocate (all but `out`), launch, return."""
-        if self.wants_grad and torch.is_grad_enabled():
-            raise UnsupportedSpec(
-                "an input requires grad, and this kernel has no backward",
-                hint="call it under torch.no_grad(), or pass tensor.detach()",
-            )
-        outputs = [] if out is None else [self._checked(out)]
-        for shape, dtype in self.outputs[len(outputs) :]:
-            outputs.append(torch.empty(shape, dtype=dtype, device=self.device))
-        if not self.is_empty:
-            self.launch((*tensors, *outputs), self.sizes)
-        if not return_lse:
-            return outputs[0]
-        if self.lse_position < 0:
-            raise UnsupportedSpec("return_lse=True: this attention has no log-sum-exp (its normaliser is no softmax)")
-        return outputs[0], outputs[self.lse_position]
-
-    def _checked(self, out: torch.Tensor) -> torch.Tensor:
-        shape, dtype = self.outputs[0]
-        if out.shape != shape:
-            raise ShapeError(f"out: shape {tuple(out.shape)}; wanted {shape}, [B, Hq, M, Dv]")
-        if out.dtype != dtype:
-            raise DTypeError(f"out: got {out.dtype}, wanted {dtype} as q has")
-        if out.device != self.device:
-            raise DeviceError(f"out: on {out.device}, but q is on {self.device}")
-        return out
-
-
-class Kernel:
+class Kernel(Runner):
     """Attention compiled from a function, a spec or a saved directory; call it with torch tensors.
 
     q [B, Hq, M, D], k [B, Hkv, N, D], v [B, Hkv, N, Dv], captured as the function takes them -> o [B, Hq,
     M, Dv]; with return_lse also lse [B, Hq, M] in float32, the natural logarithm of the row's sum. A row
     that keeps no key gives o = 0 and lse = -inf; so does every row when N = 0 and there is no sink.
+
+    Several threads may call one kernel at once. Under autocast q, k and v are cast as
+    scaled_dot_product_attention casts its own.
     """
 
     def __init__(self, specialiser: Specialiser, compiled: Compiled | None = None) -> None:
         self._specialiser = specialiser
-        self._plans: dict[Signatures, Plan] = {}
+        self._plans: dict[object, Plan] = {}
         self._compiled = compiled
         self._lock = threading.RLock()
+        self._is_fixed = compiled is not None
+        self.key = local_key() if compiled is None else content_key_of(compiled)
 
     def __call__(
         self,
@@ -120,15 +69,73 @@ class Kernel:
 
         out: memory for o, [B, Hq, M, Dv] of any strides; it is allocated where None is given.
         """
-        tensors = (q, k, v, *captured)
-        try:
-            signatures = tuple([(t.shape, t.dtype, t.device, t.requires_grad) for t in tensors])
-        except AttributeError:
-            signatures = ()
-        plan = self._plans.get(signatures)
+        if is_watched():
+            return self._watched((q, k, v, *captured), return_lse, out)
+        return self._direct((q, k, v, *captured), return_lse, out)
+
+    def _direct(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
+        plan = self._plans.get(_layout(tensors, return_lse, out))
         if plan is None or (plan.checked and not plan.covers(tensors)):
-            plan = self._plan(tensors, signatures)
-        return plan.run(tensors, return_lse, out)
+            if needs_op(tensors):
+                return self._through_op(tensors, return_lse, out)
+            plan = self._new_plan(tensors, return_lse, out)
+        return plan(tensors, out)
+
+    def _new_plan(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Plan:
+        """Check the arguments, compile if need be, and remember what to do with such arguments."""
+        plan = make_plan(self._specialise(tensors), tensors, return_lse, out)
+        with self._lock:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[_layout(tensors, return_lse, out)] = plan
+        return plan
+
+    def _watched(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
+        """A call that torch records or transforms, or whose tensors autocast wants in another type."""
+        tensors = autocast(tensors)
+        if is_recorded():
+            return self._through_op(tensors, return_lse, out)
+        return self._direct(tensors, return_lse, out)
+
+    def _through_op(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
+        runner = self
+        if not torch.compiler.is_dynamo_compiling():
+            if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+                refuse_grad()
+            runner = self._exported(tensors) if torch.compiler.is_exporting() else self
+        outputs = call_through_op(runner, tensors, (int(return_lse),))
+        o = outputs[0] if out is None else out.copy_(outputs[0])
+        return (o, outputs[1]) if return_lse else o
+
+    def _exported(self, tensors: Tensors) -> Kernel:
+        """The kernel for these tensors under a key that other processes know, and a copy of it in the cache."""
+        from .saved import save
+        from .specialisers import FixedSpecialiser
+
+        if self._is_fixed:
+            return self
+        with outside():
+            compiled = self._specialise([example_of(tensor) for tensor in tensors])
+            kernel = Kernel(FixedSpecialiser(compiled), compiled)
+            save(compiled, kept_at(kernel.key))
+        return kernel
+
+    def describe(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> Described:
+        """For the operator: o, and lse where `sizes` is (1,)."""
+        return describe(tensors, bool(sizes[0]))
+
+    def run(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        """For the operator: the outputs that `describe` promises."""
+        plain = tuple(tensor.as_subclass(torch.Tensor) for tensor in tensors)
+        result = self._direct(plain, bool(sizes[0]), None)
+        return [result] if isinstance(result, torch.Tensor) else list(result)
+
+    def fold(self, count: int, tensors: Sequence[torch.Tensor], dims: Sequence[int | None]) -> list[torch.Tensor]:
+        """For the operator: vmap's dimension goes into B."""
+        with outside():
+            examples = [example_of(tensor, dim) for tensor, dim in zip(tensors, dims, strict=True)]
+            spec = self._specialise(examples).spec
+        return fold(spec, count, tensors, dims)
 
     def prepare(self, *tensors: torch.Tensor) -> None:
         """Compile and build for these arguments without running them."""
@@ -136,33 +143,9 @@ class Kernel:
 
     def _specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         check_attention(tensors)
-        with self._lock:
+        with self._lock, plain():
             self._compiled = self._specialiser.specialise(tensors)
             return self._compiled
-
-    def _plan(self, tensors: tuple[torch.Tensor, ...], signatures: Signatures) -> Plan:
-        """Check the arguments, compile if need be, and remember what to do with such arguments."""
-        compiled = self._specialise(tensors)
-        check_device(compiled.lowered.target, tensors)
-        sizes = {**compiled.fixed, **bind_sizes(compiled.inputs, tensors)}
-        checked = _check_reads(compiled, tensors, sizes)
-        outputs = compiled.outputs
-        names = [param.name for param in outputs]
-        plan = Plan(
-            launch=compiled.launch(),
-            sizes=sizes,
-            outputs=tuple((tuple(_extent(d, sizes) for d in p.dims), to_torch(p.dtype)) for p in outputs),
-            lse_position=names.index("lse") if "lse" in names else -1,
-            device=tensors[0].device,
-            is_empty=0 in (sizes["B"], sizes["Hq"], sizes["M"]),
-            wants_grad=any(tensor.requires_grad for tensor in tensors),
-            checked=checked,
-        )
-        with self._lock:
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            self._plans[signatures] = plan
-        return plan
 
     @property
     def compiled(self) -> Compiled:
@@ -198,18 +181,10 @@ class Kernel:
         return save(self.compiled, Path(directory))
 
 
-def _check_reads(
-    compiled: Compiled, tensors: tuple[torch.Tensor, ...], sizes: dict[str, int]
-) -> tuple[tuple[int, float, float], ...]:
-    """Refuse reads outside captured tensors; the tensors to look at again when their values may have changed.
-
-    On a GPU looking again would stop the queue at every call, so values are checked once per shape there.
-    """
-    names = [spec.name for spec in compiled.inputs]
-    check_accesses(compiled.accesses, dict(zip(names, tensors, strict=True)), sizes)
-    sources = index_sources(compiled.accesses) if tensors[0].device.type == "cpu" else ()
-    return tuple((names.index(name), *range_of(tensors[names.index(name)])) for name in sorted(sources))
-
-
-def _extent(dim: str | int, sizes: dict[str, int]) -> int:
-    return dim if isinstance(dim, int) else sizes[dim]
+def _layout(tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> object:
+    """What a plan depends on; () for things that are no tensors, which have no plan."""
+    try:
+        layout = (return_lse, *[(t.shape, t.stride(), t.dtype, t.device, t.__class__) for t in tensors])
+        return layout if out is None else (*layout, out.shape, out.stride(), out.dtype, out.device)
+    except (AttributeError, RuntimeError):
+        return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,31 +49,60 @@ class CpuLaunch:
         self._bytes.argtypes = (ctypes.c_void_p,)
         self._bytes.restype = ctypes.c_int64
         self._sizes = size_names(program)
-        count = sum(1 + 2 * len(param.dims) for param in program.params) + len(self._sizes) + 1
-        self._array = ctypes.c_int64 * count
+        ranks = [len(param.dims) for param in program.params]
+        self._addresses = tuple(sum(1 + 2 * rank for rank in ranks[:n]) for n in range(len(ranks)))
+        self._array = ctypes.c_int64 * (sum(1 + 2 * rank for rank in ranks) + len(self._sizes) + 1)
 
     def __call__(self, tensors: Sequence[Any], sizes: Mapping[str, int]) -> None:
         """Run on the program's parameters in order; every size by name."""
-        import torch
+        self.bind(tensors, sizes, len(tensors))(tensors)
 
+    def bind(self, tensors: Sequence[Any], sizes: Mapping[str, int], given: int) -> Callable[[Sequence[Any]], None]:
+        """A launch for tensors of these shapes and strides, which is given the first `given` of them; the others,
+        contiguous outputs that nobody reads, go to workspace. It may be called by several threads at once."""
         values: list[int] = []
         for tensor in tensors:
-            values.append(tensor.data_ptr())
-            values.extend(tensor.stride())
-            values.extend(tensor.shape)
-        values.extend([sizes[name] for name in self._sizes])
-        array = self._array(*values, 0)
-        needed = self._bytes(array)
-        if needed:
-            array[-1] = _workspace_address(needed)
-        self._run(array, torch.get_num_threads())
+            values += [0, *tensor.stride(), *tensor.shape]
+        frame = self._array(*values, *[sizes[name] for name in self._sizes], 0)
+        needed = _rounded(self._bytes(frame))
+        spare = {}
+        for position, tensor in zip(self._addresses[given:], tensors[given:], strict=True):
+            spare[position] = needed
+            needed += _rounded(tensor.numel() * tensor.element_size())
+        return self._bound(frame, tuple(self._addresses[:given]), needed, tuple(spare.items()))
+
+    def _bound(
+        self, frame: Any, addresses: tuple[int, ...], needed: int, spare: tuple[tuple[int, int], ...]
+    ) -> Callable[[Sequence[Any]], None]:
+        """`frame` lacks the addresses only; each call fills in a copy of it."""
+        import torch
+
+        copy, run, num_threads = self._array.from_buffer_copy, self._run, torch.get_num_threads
+
+        def launch(tensors: Sequence[Any]) -> None:
+            array = copy(frame)
+            for position, tensor in zip(addresses, tensors, strict=True):
+                array[position] = tensor.data_ptr()
+            if needed:
+                array[-1] = workspace = _workspace_address(needed)
+                for position, offset in spare:
+                    array[position] = workspace + offset
+            run(array, num_threads())
+
+        return launch
+
+
+def _rounded(size_bytes: int) -> int:
+    """Whole cache lines."""
+    return (size_bytes + 63) // 64 * 64
 
 
 def _workspace_address(needed: int) -> int:
     """A buffer of this thread, at least `needed` bytes, kept for the next call."""
     import torch
 
-    held = getattr(_workspace, "memory", None)
-    if held is None or held.numel() < needed + 64:
-        _workspace.memory = held = torch.empty(needed + 64, dtype=torch.uint8)
-    return (int(held.data_ptr()) + 63) // 64 * 64
+    held: tuple[Any, int, int] | None = getattr(_workspace, "memory", None)
+    if held is None or held[1] < needed:
+        memory = torch.empty(needed + 64, dtype=torch.uint8)
+        _workspace.memory = held = (memory, needed, _rounded(memory.data_ptr()))
+    return held[2]
