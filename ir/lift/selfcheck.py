@@ -33,9 +33,10 @@ def check_lifted(function: Callable[..., Any], example: Sequence[torch.Tensor], 
         expected = run_function(function, tensors) if holds(spec, tensors) else None
         if expected is None:
             continue
+        got, lse = reference(spec, *[x.numpy() for x in tensors])
+        if np.isneginf(lse).all() and np.isnan(expected).all():
+            continue  # both keep nothing, which says little
         checked += 1
-        arrays = [x.numpy() for x in tensors]
-        got, lse = reference(spec, *arrays)
         error = difference(got, lse, expected)
         if not error <= TOLERANCE:
             raise UnsupportedSpec(

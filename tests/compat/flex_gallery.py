@@ -234,7 +234,7 @@ def share_question(m: int, n: int) -> Pair:
 
 def tree(m: int, n: int) -> Pair:
     """Drafted tokens see their ancestors: one word of bits per node, bit j set where j is an ancestor."""
-    nodes = min(m, n, 60)
+    nodes = min(m, n, 31)
     parent = [-1, *((i * 7 + 3) % i for i in range(1, nodes))]
     bits = []
     for i, up in enumerate(parent):
