@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .ir.spec import AttentionSpec
     from .kernels.api import compile  # noqa: A004 - the public name
     from .kernels.attention import attention
+    from .kernels.dropout import dropout
     from .kernels.kernel import Kernel
     from .kernels.report import Report
     from .kernels.saved import load
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "compile": "kernels.api",
     "attention": "kernels.attention",
+    "dropout": "kernels.dropout",
     "Kernel": "kernels.kernel",
     "Report": "kernels.report",
     "load": "kernels.saved",
@@ -75,6 +77,7 @@ __all__ = [
     "__version__",
     "attention",
     "compile",
+    "dropout",
     "load",
     "parse_program",
     "parse_spec",

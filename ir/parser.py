@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from .dtypes import DTYPES, DType, Kind
 from .errors import ParseError
-from .expr import Expr, const
+from .expr import Expr, const, substitute
 from .parse_expr import RESERVED, Scope, fail, parse_expression, subscripts
 from .parse_statements import StatementParser
 from .program import Param, Program, Region, RegionParam
@@ -154,9 +154,25 @@ def _region(node: ast.FunctionDef, scope: Scope) -> Region:
             raise fail(argument, f"region parameter {argument.arg!r}", f"name: {' | '.join(KINDS)}")
         params.append(RegionParam(argument.arg, KINDS[note.id]))
         inner.kinds[argument.arg] = KINDS[note.id]
-    if len(node.body) != 1 or not isinstance(node.body[0], ast.Return) or node.body[0].value is None:
-        raise fail(node, "a region that is not a single return", "return EXPRESSION")
-    return Region(node.name, tuple(params), parse_expression(node.body[0].value, inner))
+    *bindings, last = node.body
+    if not isinstance(last, ast.Return) or last.value is None:
+        raise fail(node, "a region without an ending return", "return EXPRESSION")
+    parts: dict[str, Expr] = {}
+    for binding in bindings:
+        name, value = _binding(binding, inner)
+        parts[name] = substitute(parse_expression(value, inner), parts)
+        inner.kinds[name] = parts[name].kind
+    return Region(node.name, tuple(params), substitute(parse_expression(last.value, inner), parts))
+
+
+def _binding(node: ast.stmt, scope: Scope) -> tuple[str, ast.expr]:
+    """Name and value of `name = EXPRESSION` in a region; the name must be new."""
+    target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+    if not isinstance(node, ast.Assign) or not isinstance(target, ast.Name):
+        raise fail(node, "this line in a region", "name = EXPRESSION, and return EXPRESSION at the end")
+    if target.id in RESERVED or target.id in scope.kinds or target.id in scope.tensors or target.id in scope.regions:
+        raise fail(target, f"name {target.id!r}", "a name that is not reserved and not used twice")
+    return target.id, node.value
 
 
 def _regions(node: ast.FunctionDef, scope: Scope) -> tuple[list[Region], list[ast.stmt]]:
@@ -188,18 +204,18 @@ def _spec(node: ast.FunctionDef) -> AttentionSpec:
     scope = _outer_scope(params, {})
     regions, rest = _regions(node, scope)
     bodies = {region.name: region.body for region in regions}
-    if not {"score", "keep"} <= set(bodies) <= {"score", "keep", "weight", "requires"}:
-        raise fail(node, f"regions {', '.join(bodies)}", "score, keep and at most weight and requires")
+    if not {"score", "keep"} <= set(bodies) <= {"score", "keep", "weight", "after", "requires"}:
+        raise fail(node, f"regions {', '.join(bodies)}", "score, keep and at most weight, after and requires")
     scope.kinds |= {"b": Kind.INT, "h": Kind.INT}
     return AttentionSpec(
         name=node.name, dtype=params[0].dtype, head_dim=sizes["D"], value_dim=sizes["Dv"], group=sizes["group"],
         captured=captured, score=bodies["score"], keep=bodies["keep"],
-        normaliser=_normaliser(node, rest, scope, bodies.get("weight")),
+        normaliser=_normaliser(node, rest, scope, bodies),
         requires=bodies.get("requires", const(True)),
     )  # fmt: skip
 
 
-def _normaliser(node: ast.FunctionDef, rest: list[ast.stmt], scope: Scope, weight: Expr | None) -> Normaliser:
+def _normaliser(node: ast.FunctionDef, rest: list[ast.stmt], scope: Scope, bodies: dict[str, Expr]) -> Normaliser:
     kinds = {kind.value: kind for kind in NormaliserKind}
     value = rest[0].value if len(rest) == 1 and isinstance(rest[0], ast.Return) else None
     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name) or value.func.id not in kinds:
@@ -210,4 +226,5 @@ def _normaliser(node: ast.FunctionDef, rest: list[ast.stmt], scope: Scope, weigh
     epsilon = options["epsilon"].attr if "epsilon" in options else 0.0
     if not isinstance(epsilon, (int, float)):
         raise fail(value, "an epsilon that is no number", "a literal")
-    return Normaliser(kinds[value.func.id], options.get("sink"), weight, float(epsilon))
+    rule = kinds[value.func.id]
+    return Normaliser(rule, options.get("sink"), bodies.get("weight"), float(epsilon), bodies.get("after"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .dtypes import DType, Kind
-from .expr import Expr, Op, const
+from .expr import Expr, Op, const, free_vars, walk
 from .program import (
     All,
     Alloc,
@@ -43,6 +43,7 @@ from .program import (
     Wait,
     WaitGroup,
 )  # fmt: skip
+from .sharing import shared_parts
 from .spec import (
     MASK_PARAMETERS,
     SCORE_PARAMETERS,
@@ -164,7 +165,11 @@ def _tensor_type(dtype: DType, dims: tuple[Dim, ...]) -> str:
 def _add_region(out: Listing, region: Region) -> None:
     params = ", ".join(f"{p.name}: {p.kind.value}" for p in region.params)
     out.region_lines[region.name] = out.add(1, f"def {region.name}({params}):")
-    out.add(2, f"return {print_expr(region.body)}")
+    taken = free_vars(region.body) | {str(node.attr) for node in walk(region.body) if node.op in (Op.LOAD, Op.CALL)}
+    bindings, result = shared_parts(region.body, taken)
+    for name, value in bindings:
+        out.add(2, f"{name} = {print_expr(value)}")
+    out.add(2, f"return {print_expr(result)}")
     out.add(0, "")
 
 
@@ -307,6 +312,8 @@ def print_spec(spec: AttentionSpec) -> str:
     _add_region(out, Region("keep", mask_params, spec.keep))
     if spec.normaliser.weight is not None:
         _add_region(out, Region("weight", score_params, spec.normaliser.weight))
+    if spec.normaliser.after is not None:
+        _add_region(out, Region("after", mask_params, spec.normaliser.after))
     if spec.requires is not const(True):
         _add_region(out, Region("requires", (), spec.requires))
     out.add(1, f"return {_normaliser(spec)}")

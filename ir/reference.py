@@ -61,6 +61,8 @@ def reference(spec: AttentionSpec, q: Any, k: Any, v: Any, *captured: Any) -> tu
         keep = np.broadcast_to(evaluate(spec.keep, env, tensors, float_type=np.float64), full)
         x = np.broadcast_to(evaluate(spec.score, env, tensors, float_type=np.float64), full)
         weights, lse = _normalise(spec, x, keep, env, tensors)
+        if spec.normaliser.after is not None:
+            weights = weights * evaluate(spec.normaliser.after, env, tensors, float_type=np.float64)
         weights = np.where(keep, weights, 0.0)
         return _sum_kept(weights, repeat["v"], keep), lse
 

@@ -4,10 +4,11 @@ For batch b, query head h, query row i and key row j:
 
     s[i, j] = sum_d q[b, h, i, d] * k[b, h // group, j, d]
     x[i, j] = score(s, b, h, i, j)                  where keep(b, h, i, j), else left out of every sum
-    o[b, h, i] = sum_j weight(x)[i, j] * v[b, h // group, j]
+    o[b, h, i] = sum_j weight(x)[i, j] * after(b, h, i, j) * v[b, h // group, j]
 
 and `weight` is the normaliser's: softmax over j (optionally with one extra logit, the sink), or an
-elementwise function, optionally divided by its row sum.
+elementwise function, optionally divided by its row sum. `after` is 1 unless the function multiplies weights
+that are normalised already, as dropout does; row sums do not know of it.
 """
 
 from __future__ import annotations
@@ -47,12 +48,16 @@ class NormaliserKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Normaliser:
-    """The weights' rule. `sink`: a logit per head, over b and h. `weight`: over x (VAR "s"), b, h, i, j."""
+    """The weights' rule. `sink`: a logit per head, over b and h. `weight`: over x (VAR "s"), b, h, i, j.
+
+    `after`: over b, h, i, j, what a weight is multiplied by once it is normalised; None for nothing.
+    """
 
     kind: NormaliserKind = NormaliserKind.SOFTMAX
     sink: Expr | None = None
     weight: Expr | None = None
     epsilon: float = 0.0
+    after: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

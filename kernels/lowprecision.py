@@ -39,6 +39,8 @@ def low_precision(spec: AttentionSpec, *arrays: Array, product: Product = np.mat
         keep = np.broadcast_to(evaluate(spec.keep, env, tensors), env["s"].shape)
         env["s"] = np.broadcast_to(evaluate(spec.score, env, tensors), env["s"].shape)
         weights, share, lse = _weigh(spec, env, tensors, keep)
+        if spec.normaliser.after is not None:
+            weights = weights * evaluate(spec.normaliser.after, env, tensors)
         rounded = convert(np.where(keep, weights, FLOAT(0)), spec.dtype).astype(FLOAT)
         o = convert(product(rounded, v) * share, spec.dtype)
     return o.astype(np.float64), lse.astype(np.float64)

@@ -25,8 +25,8 @@ ADVICE = """\
   macOS:           xcode-select --install
 or set CXX to the compiler you have. Generating Triton source needs no C++ compiler."""
 
-# Never -ffast-math: kernels must carry NaN and infinity. A fused multiply-add is wanted.
-MATHS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+# Never -ffast-math: kernels must carry NaN and infinity. A fused multiply-add is wanted; integers wrap.
+MATHS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv")
 COMMON = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", *MATHS)
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")

@@ -16,7 +16,7 @@ from ..spec import SCORE_PARAMETERS, SIZES
 from .sizes import Sizes
 from .value import DTYPES
 
-REGIONS = ("score", "keep", "weight", "requires")
+REGIONS = ("score", "keep", "weight", "after", "requires")
 TAKEN = frozenset({*RESERVED, *SCORE_PARAMETERS, *SIZES, *REGIONS, "q", "k", "v", "o", "lse"})
 FLOATS = (DType.F64, DType.F32, DType.BF16, DType.F16)
 

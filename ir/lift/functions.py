@@ -14,6 +14,9 @@ from torch.overrides import TorchFunctionMode
 from .location import here, refuse
 
 
+DROPOUT_HINT = "use tilewright.dropout(weights, p, seed), whose mask follows from the seed, or p = 0 for inference"
+
+
 def _scaled_dot_product_attention(  # noqa: PLR0913 (PyTorch's signature)
     query: torch.Tensor,
     key: torch.Tensor,
@@ -26,7 +29,7 @@ def _scaled_dot_product_attention(  # noqa: PLR0913 (PyTorch's signature)
 ) -> torch.Tensor:
     """The definition in PyTorch's documentation of the function."""
     if dropout_p > 0.0:
-        raise ValueError("dropout_p above 0 draws random numbers")
+        raise ValueError(f"dropout_p = {dropout_p} draws random numbers; {DROPOUT_HINT}")
     factor = 1 / math.sqrt(query.size(-1)) if scale is None else scale
     if enable_gqa:
         key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
@@ -44,7 +47,7 @@ def _scaled_dot_product_attention(  # noqa: PLR0913 (PyTorch's signature)
 
 def _dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     if training and p > 0.0:
-        raise ValueError(f"dropout with p = {p} draws random numbers; compile with p = 0 or training=False")
+        raise ValueError(f"dropout with p = {p} draws random numbers; {DROPOUT_HINT}")
     return x
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..algebra import is_const, simplify
@@ -134,29 +134,50 @@ class Recogniser:
         return [a for a in addends if a in self.t.reductions and self.t.reductions[a].op == "sum"]
 
     def _normalised(self, inside: Factors, outside: Factors, floor: float) -> Recognised:
-        if outside.over or len(outside.under) != 1:
+        divisors = [f for f in outside.under if self._sums(f)]
+        if len(divisors) != 1 or any(self._sums(f) for f in outside.over):
             raise self._refusal(outside.product(), self._why_not_normalised(outside))
-        (divisor,) = outside.under
+        (divisor,) = divisors
         sums = self._sums(divisor)
-        weight = inside.product()
-        body = self.t.reductions[sums[0]].body if len(sums) == 1 else None
-        if body is None or self._renamed(body, self.t.reductions[sums[0]].bound) is not weight:
-            others = [f for f in inside.over if body is None or f not in factors(body).over]
-            raise refuse(
-                "the weights are divided by a sum of something other than themselves",
-                self._line_of_use(others[0], sums[0]) if others else self._location(sums[0]),
-                "mask before the softmax, or divide by the sum of the masked weights",
-            )
+        inside, later = self._summed(inside, sums)
+        later = later * Factors(outside.over, [f for f in outside.under if f is not divisor])
         extra = simplify(divisor_rest(divisor, sums[0]))
         exponents = [f.args[0] for f in inside.over if f.op is Op.EXP]
         if exponents and not inside.under:
-            return self._softmax(inside, exponents, extra)
-        return self._row_sum(weight, const(floor) if is_const(extra, 0.0) else extra, divisor)
+            found = self._softmax(inside, exponents, extra)
+        else:
+            found = self._row_sum(inside.product(), const(floor) if is_const(extra, 0.0) else extra, divisor)
+        return replace(found, normaliser=replace(found.normaliser, after=self._after(later, divisor)))
+
+    def _summed(self, inside: Factors, sums: list[Expr]) -> tuple[Factors, Factors]:
+        """The factors of the weights that their sum is over, and those that come after it."""
+        summed = Factors()
+        if len(sums) == 1:
+            reduction = self.t.reductions[sums[0]]
+            summed = factors(self._renamed(reduction.body, reduction.bound))
+        over, under = _without(inside.over, summed.over), _without(inside.under, summed.under)
+        if len(sums) == 1 and over is not None and under is not None:
+            return summed, Factors(over, under)
+        others = [f for f in inside.over if f not in summed.over]
+        raise refuse(
+            "the weights are divided by a sum of something other than themselves",
+            self._line_of_use(others[0], sums[0]) if others else self._location(sums[0]),
+            "mask before the softmax, or divide by the sum of the masked weights",
+        )
+
+    def _after(self, later: Factors, divisor: Expr) -> Expr | None:
+        """What normalised weights are multiplied by; None for nothing. It may not read the scores."""
+        for factor in (*later.over, *later.under):
+            if self._reads_deep(factor, SCORES) or str(self.element.attr) in self.t.free(factor):
+                reason = "the normalised weights are multiplied or divided by something that depends on scores"
+                raise refuse(reason, self._line_of_use(factor, divisor), "multiply the scores, before the normaliser")
+        after = simplify(self._in_spec_terms(later.product()))
+        return None if is_const(after, 1.0) else after
 
     def _why_not_normalised(self, outside: Factors) -> str:
         if not outside.under:
             return "the result depends on a sum over the scores that does not divide the weights"
-        return "the normalised weights are multiplied or divided by something more"
+        return "the weights are divided by a sum more than once"
 
     def _renamed(self, e: Expr, bound: Expr) -> Expr:
         return e if bound is self.bound else substitute(e, {str(bound.attr): self.bound})
@@ -288,6 +309,16 @@ def rewrite_zeros(e: Expr) -> Expr:
         return x if is_const(y, 0.0) else y if is_const(x, 0.0) else None
 
     return rewrite(e, {Op.MUL: (vanish,), Op.ADD: (drop,)})
+
+
+def _without(factors: list[Expr], gone: list[Expr]) -> list[Expr] | None:
+    """The factors less some of them; None where one of those is missing."""
+    rest = list(factors)
+    for factor in gone:
+        if factor not in rest:
+            return None
+        rest.remove(factor)
+    return rest
 
 
 def divisor_rest(divisor: Expr, total: Expr) -> Expr:

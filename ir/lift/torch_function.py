@@ -156,7 +156,8 @@ def _spec(
         name=name, dtype=DTYPES[q.dtype], head_dim=q.shape[3], value_dim=v.shape[3], group=arguments.group,
         captured=captured, score=as_float(rename(found.score)), keep=rename(found.keep),
         normaliser=Normaliser(rule.kind, rule.sink and as_float(rename(rule.sink)),
-                              rule.weight and as_float(rename(rule.weight)), rule.epsilon),
+                              rule.weight and as_float(rename(rule.weight)), rule.epsilon,
+                              rule.after and as_float(rename(rule.after))),
         requires=requirements(tracer, fakes, rename),
     )  # fmt: skip
 

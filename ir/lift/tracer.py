@@ -22,6 +22,7 @@ from .reduce import CONTRACTIONS, REDUCTIONS, Reduction
 from .sizes import Sizes
 from .steps import exact_steps
 from .value import DTYPES, Element, Index, Value, as_kind
+from .words import wrapped
 from .views import MOVES, SPLITS, VIEWS
 from .writes import WRITE_BACK
 
@@ -314,7 +315,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind = DTYPES[first.dtype].kind if first.dtype in DTYPES else Kind.FLOAT
         probe = Value(tuple(first.shape), kind, lambda index: const(0))
         if name in ELEMENTWISE:
-            return self._elementwise(name, probe, args, kwargs)
+            element = self._elementwise(name, probe, args, kwargs)
+            return wrapped(element) if first.dtype is torch.int32 else element
         for table in (MOVES, CREATIONS, REDUCTIONS, CONTRACTIONS):
             if name in table:
                 return table[name](self, probe, *args, **kwargs)

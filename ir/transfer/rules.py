@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..dtypes import DType, Kind
-from ..edit import edit_program, eliminate_dead, expressions, map_expressions, without_factor
+from ..edit import edit_program, expressions, map_expressions, without_factor
 from ..errors import ScheduleError
 from ..expr import Expr, Op, apply, call, cast, const, select, transform, var, walk
 from ..program import (
@@ -27,10 +27,12 @@ from ..program import (
     Store,
     statements,
 )
-from ..spec import SCORE_PARAMETERS, AttentionSpec, NormaliserKind
+from ..spec import MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, NormaliserKind
+from .unread import drop_unread
 
 LOG2E = math.log2(math.e)
 ROLES = ("score", "keep")  # the regions that transfer replaces
+RESCALES = ("rescale", "rescale_there")  # factors that only a running maximum needs
 
 
 def transfer(reference: Program, spec: AttentionSpec) -> Program:
@@ -77,6 +79,8 @@ def set_regions(program: Program, spec: AttentionSpec) -> Program:
     regions = [replace(r, body=bodies.get(r.name, r.body)) for r in program.regions]
     if spec.normaliser.weight is not None:
         regions.append(_region("weight", SCORE_PARAMETERS, spec.normaliser.weight))
+    if spec.normaliser.after is not None:
+        regions.append(_region("after", MASK_PARAMETERS, spec.normaliser.after))
     return replace(program, regions=tuple(regions))
 
 
@@ -116,13 +120,14 @@ def set_normaliser(program: Program, spec: AttentionSpec) -> Program:
         acc = gemm(p, v_tile, into=acc * rescale)                 acc = gemm(p, v_tile, into=acc)
         mass = mass * rescale + total                             mass = mass + total        (row_sum only)
         share = where(mass == 0.0, 0.0, 1.0 / mass)               share = 1.0 / (mass + epsilon), or 1.0
-    needs: the scores in a tile that applies `score`, the weights in a tile p = exp2(…), factors named rescale.
+    needs: the scores in a tile that applies `score`, the weights in a tile p = exp2(…), factors named as in RESCALES.
     """
     rule = spec.normaliser
     if rule.kind is NormaliserKind.SOFTMAX:
         return program
     program = edit_program(program, _Reweight())
-    program = map_expressions(program, lambda e: without_factor(e, "rescale"))
+    for factor in RESCALES:
+        program = map_expressions(program, lambda e, name=factor: without_factor(e, name))  # type: ignore[misc]
     program = edit_program(program, lambda s: _set_share(s, rule.kind, rule.epsilon))
     return replace(program, params=tuple(p for p in program.params if p.name != "lse"))
 
@@ -181,6 +186,35 @@ def drop_unit_share(program: Program, spec: AttentionSpec) -> Program:
     return program
 
 
+def scale_weights(program: Program, spec: AttentionSpec) -> Program:
+    """Multiply the weights by what comes after the normaliser; row sums do not know of it.
+
+    rewrite:
+        total = reduce_sum(p, axis=n)               total = reduce_sum(p, axis=n)
+        acc = gemm(p, v_tile, …)            ->      kept = p * after(b, h, i, j)
+                                                    acc = gemm(kept, v_tile, …)
+    needs: weights in a tile named p, beside scores in a tile that applies `score` to indices.
+    """
+    after = spec.normaliser.after
+    if after is None:
+        return program
+    text = [e for s in statements(program.body) for expr in expressions(s) for e in walk(expr)]
+    score = next((e for e in text if e.op is Op.CALL and e.attr == "score"), None)
+    if score is None:
+        raise ScheduleError(f"transfer: {program.name} has no tile that applies score to indices")
+    p = var("p", Kind.FLOAT)
+    scaled = p * call("after", score.args[1:], Kind.FLOAT)
+    if not (after.op is Op.SELECT and all(arg.op is Op.CONST for arg in after.args[1:])):  # what is left out stays so
+        scaled = select(apply(Op.EQ, p, const(0.0)), 0.0, scaled)
+
+    def edit(statement: Statement) -> Statement | tuple[Statement, ...]:
+        if not isinstance(statement, Gemm) or statement.left != "p":
+            return statement
+        return Let("kept", scaled), replace(statement, left="kept")
+
+    return edit_program(program, edit)
+
+
 def drop_unmasked_predicate(program: Program, spec: AttentionSpec) -> Program:
     """Where the mask is constant true, leave only the ragged tail's test.
 
@@ -221,11 +255,8 @@ def round_weights(program: Program, spec: AttentionSpec) -> Program:
 
 
 def drop_dead(program: Program, spec: AttentionSpec) -> Program:
-    """`eliminate_dead`, and regions that nothing calls."""
-    program = eliminate_dead(program)
-    text = [e for s in statements(program.body) for e in expressions(s)]
-    called = {str(e.attr) for expr in text for e in walk(expr) if e.op is Op.CALL}
-    return replace(program, regions=tuple(r for r in program.regions if r.name in called))
+    """`drop_unread`."""
+    return drop_unread(program)
 
 
 PASSES: tuple[Callable[[Program, AttentionSpec], Program], ...] = (
@@ -235,6 +266,7 @@ PASSES: tuple[Callable[[Program, AttentionSpec], Program], ...] = (
     set_normaliser,
     drop_unit_share,
     drop_unmasked_predicate,
+    scale_weights,
     round_weights,
     drop_dead,
 )

@@ -79,10 +79,18 @@ def rotates_inside(q, k, v, cos, sin):
     return s.softmax(-1) @ v
 
 
-@refused("p * keep", "divide", torch.rand(6, 6) > 0.5)
-def masks_after_softmax(q, k, v, keep):
+@refused("p * torch.tanh(s)", "depends on scores")
+def weighs_by_scores_after_softmax(q, k, v):
+    s = q @ k.mT
+    p = s.softmax(-1)
+    p = p * torch.tanh(s)
+    return p @ v
+
+
+@refused("p / (p * keep).sum", "divide", torch.rand(6, 6) > 0.5)
+def normalises_by_another_sum(q, k, v, keep):
     p = (q @ k.mT).softmax(-1)
-    p = p * keep
+    p = p / (p * keep).sum(-1, keepdim=True)
     return p @ v
 
 
