@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
-from .expr import Expr, Op, transform, walk
+from .dtypes import DType, Kind
+from .expr import Expr, Op, cast, free_vars, rebuild, substitute, transform, walk
 from .program import (
     All,
     Arrive,
@@ -58,6 +60,8 @@ def expressions(statement: Statement) -> Iterator[Expr]:
     """The scalar expressions that a statement itself evaluates (not those of its body)."""
     for ref in references(statement):
         yield from (item for item in ref.indices if isinstance(item, Expr))
+    if isinstance(statement, (Load, Store)) and statement.where is not None:
+        yield statement.where
     if isinstance(statement, (Let, Fill, Store, ReduceAdd)):
         yield statement.value
     if isinstance(statement, Gemm) and statement.into is not None:
@@ -65,7 +69,7 @@ def expressions(statement: Statement) -> Iterator[Expr]:
     if isinstance(statement, ReduceAdd) and statement.after is not None:
         yield statement.after
     if isinstance(statement, TileLoop):
-        yield statement.tiles.extent
+        yield from extents(statement.tiles)
         if statement.where is not None:
             yield statement.where
     if isinstance(statement, RangeLoop):
@@ -75,9 +79,17 @@ def expressions(statement: Statement) -> Iterator[Expr]:
     if isinstance(statement, Wait):
         yield statement.phase
     if isinstance(statement, TileAt):
-        yield from (statement.tiles.extent, statement.number)
+        yield from (*extents(statement.tiles), statement.number)
     if isinstance(statement, Grid):
-        yield from (e.extent if isinstance(e, Tiles) else e for e in statement.extents)
+        for extent in statement.extents:
+            yield from extents(extent)
+
+
+def extents(cut: Tiles | Expr) -> tuple[Expr, ...]:
+    """The expressions of a grid's or loop's extent."""
+    if isinstance(cut, Tiles):
+        return (cut.extent,) if cut.most is None else (cut.extent, cut.most)
+    return (cut,)
 
 
 def references(statement: Statement) -> Iterator[Ref]:
@@ -133,16 +145,71 @@ def eliminate_dead(program: Program) -> Program:
 
 
 def map_expressions(program: Program, rewrite: Callable[[Expr], Expr]) -> Program:
-    """Apply a rewrite to the value expressions of all statements."""
+    """Apply a rewrite to the expressions of all statements; the calls that are domains keep their regions."""
 
-    def edit(statement: Statement) -> Statement:
-        if isinstance(statement, (Let, Fill, Store, ReduceAdd)):
-            return replace(statement, value=rewrite(statement.value))
-        if isinstance(statement, Gemm) and statement.into is not None:
-            return replace(statement, into=rewrite(statement.into))
-        return statement
+    def optional(value: Expr | None) -> Expr | None:
+        return None if value is None else rewrite(value)
 
-    return edit_program(program, edit)
+    def cut(tiles: Tiles) -> Tiles:
+        return Tiles(rewrite(tiles.extent), tiles.tile, optional(tiles.most))
+
+    def place(ref: Ref) -> Ref:
+        return Ref(ref.name, tuple(rewrite(item) if isinstance(item, Expr) else item for item in ref.indices))
+
+    edits: dict[type, Callable[[Any], Statement]] = {
+        Let: lambda s: replace(s, value=rewrite(s.value)),
+        Fill: lambda s: replace(s, value=rewrite(s.value)),
+        Load: lambda s: replace(s, source=place(s.source), where=optional(s.where)),
+        Store: lambda s: replace(s, target=place(s.target), value=rewrite(s.value), where=optional(s.where)),
+        ReduceAdd: lambda s: replace(s, target=place(s.target), value=rewrite(s.value), after=optional(s.after)),
+        Gemm: lambda s: replace(s, into=optional(s.into)),
+        If: lambda s: replace(s, condition=rewrite(s.condition)),
+        RangeLoop: lambda s: replace(s, start=rewrite(s.start), stop=rewrite(s.stop)),
+        TileAt: lambda s: replace(s, tiles=cut(s.tiles), number=rewrite(s.number)),
+        TileLoop: lambda s: replace(s, tiles=cut(s.tiles), where=_with_arguments(s.where, rewrite)),
+        Grid: lambda s: replace(
+            s, extents=tuple(cut(e) if isinstance(e, Tiles) else rewrite(e) for e in s.extents)
+        ),
+    }
+    return edit_program(program, lambda s: edits[type(s)](s) if type(s) in edits else s)
+
+
+def _with_arguments(domain: Expr | None, rewrite: Callable[[Expr], Expr]) -> Expr | None:
+    return None if domain is None else rebuild(domain, tuple(rewrite(arg) for arg in domain.args))
+
+
+def definitions(program: Program) -> dict[str, Expr]:
+    """What a name stands for, of names that only assignments of one and the same expression bind."""
+    bound: dict[str, set[Expr | None]] = {}
+    for statement in statements(program.body):
+        name = name_bound(statement)
+        if name is not None:
+            bound.setdefault(name, set()).add(statement.value if isinstance(statement, Let) else None)
+    single = {name: next(iter(values)) for name, values in bound.items() if len(values) == 1}
+    return {name: value for name, value in single.items() if value is not None}
+
+
+def resolved(expr: Expr, known: Mapping[str, Expr]) -> Expr:
+    """The expression with the names of `known`, and those in what they stand for, replaced."""
+    while free_vars(expr) & known.keys():
+        expr = substitute(expr, known)
+    return expr
+
+
+def inlined(expr: Expr, program: Program) -> Expr:
+    """The expression with every call of a region replaced by the region's body."""
+
+    def replaced(node: Expr) -> Expr | None:
+        if node.op is not Op.CALL:
+            return None
+        region = program.region(str(node.attr))
+        values = {}
+        for param, arg in zip(region.params, node.args, strict=True):
+            widens = param.kind is Kind.FLOAT and arg.kind is Kind.INT
+            values[param.name] = cast(arg, DType.F64) if widens else arg
+        return substitute(inlined(region.body, program), values)
+
+    return transform(expr, replaced)
 
 
 def without_factor(expr: Expr, name: str) -> Expr:

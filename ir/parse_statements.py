@@ -159,7 +159,10 @@ class StatementParser:
             return All()
         if isinstance(node, ast.Name) and node.id in self.scope.tiles:
             return TileAxis(node.id)
-        return self._expr(node)
+        value = self._expr(node)
+        if value.kind is not Kind.INT:
+            raise fail(node, f"an index of kind {value.kind.value}", "an integer, a tile of integers or `:`")
+        return value
 
     def _operand(self, node: ast.expr) -> Operand:
         return self._tile_name(node) if isinstance(node, ast.Name) else self._ref(node)
@@ -169,8 +172,17 @@ class StatementParser:
             return node.id
         raise fail(node, "this operand", "the name of a tile")
 
-    def _tiles(self, extent: ast.expr, tile: ast.expr) -> Tiles:
-        return Tiles(self._expr(extent), self._integer(tile))
+    def _tiles(self, call: ast.Call, most: ast.expr | None = None) -> Tiles:
+        limit = None if most is None else self._expr(most)
+        return Tiles(self._expr(call.args[0]), self._integer(call.args[1]), limit)
+
+    def _rows_that_exist(self, node: ast.expr | None) -> Expr | None:
+        if node is None:
+            return None
+        value = self._expr(node)
+        if value.kind is not Kind.BOOL:
+            raise fail(node, f"where= of kind {value.kind.value}", "a condition: which rows exist")
+        return value
 
     def _typed(self, node: ast.expr) -> tuple[DType, list[ast.expr]]:
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in DTYPES:
@@ -193,10 +205,11 @@ class StatementParser:
         return Let(name, expr)
 
     def _load(self, name: str, call: ast.Call) -> Statement:
-        options = self._options(call, 1, ("space",))
+        options = self._options(call, 1, ("space", "where"))
         source = self._ref(call.args[0])
+        exists = self._rows_that_exist(options.get("where"))
         self._bind(call, name, self.scope.tensors[source.name])
-        return Load(name, source, self._choice(options.get("space"), "register", SPACES))
+        return Load(name, source, self._choice(options.get("space"), "register", SPACES), exists)
 
     def _alloc(self, name: str, call: ast.Call) -> Statement:
         options = self._options(call, 1, ("space", "layout"))
@@ -242,13 +255,14 @@ class StatementParser:
         self._options(call, 3)
         number = self._expr(call.args[2])
         self._bind_tile(call, name)
-        return TileAt(name, self._tiles(call.args[0], call.args[1]), number)
+        return TileAt(name, self._tiles(call), number)
 
     # word(…)
 
     def _store(self, call: ast.Call) -> Statement:
-        self._options(call, 2)
-        return Store(self._ref(call.args[0]), self._expr(call.args[1]))
+        options = self._options(call, 2, ("where",))
+        exists = self._rows_that_exist(options.get("where"))
+        return Store(self._ref(call.args[0]), self._expr(call.args[1]), exists)
 
     def _copy(self, call: ast.Call) -> Statement:
         is_async = self._word(call) == "copy_async"
@@ -302,8 +316,8 @@ class StatementParser:
         extents: list[Expr | Tiles] = []
         for name, extent in zip(names, call.args, strict=True):
             if isinstance(extent, ast.Call) and self._word(extent) == "tiles":
-                self._options(extent, 2)
-                extents.append(self._tiles(extent.args[0], extent.args[1]))
+                cut = self._options(extent, 2, ("most",))
+                extents.append(self._tiles(extent, cut.get("most")))
                 self._bind_tile(node, name)
             else:
                 extents.append(self._expr(extent))
@@ -313,8 +327,8 @@ class StatementParser:
         return Grid(tuple(names), tuple(extents), self.body(node.body), order, warps)
 
     def _tile_loop(self, node: ast.For, call: ast.Call, name: str) -> Statement:
-        options = self._options(call, 2, ("where", "part", "order", "stages"))
-        tiles = self._tiles(call.args[0], call.args[1])
+        options = self._options(call, 2, ("most", "where", "part", "order", "stages"))
+        tiles = self._tiles(call, options.get("most"))
         self._bind_tile(node, name)
         where = self._expr(options["where"]) if "where" in options else None
         if where is not None and where.op is not Op.CALL:

@@ -8,7 +8,7 @@ ParseError with line and column.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from .dtypes import DTYPES, DType, Kind
@@ -73,20 +73,21 @@ def _check_nesting(text: str) -> None:
                 raise ParseError(number, column, "nesting too deep", f"at most {MAX_NESTING} levels")
 
 
-def _header(node: ast.FunctionDef, word: str) -> dict[str, int]:
-    """The decorator's integer options: `@program(D=64)` -> {"D": 64}."""
+def _header(node: ast.FunctionDef, word: str) -> dict[str, int | None]:
+    """The decorator's sizes: `@program(D=64, S=size)` -> {"D": 64, "S": None}."""
     if len(node.decorator_list) != 1:
         raise fail(node, f"{len(node.decorator_list)} decorators", f"@{word}(D=…, Dv=…)")
     call = node.decorator_list[0]
     named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == word
     if not isinstance(call, ast.Call) or not named or call.args:
         raise fail(call, "this decorator", f"@{word}(D=…, Dv=…)")
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int | None] = {}
     for option in call.keywords:
         value = option.value.value if isinstance(option.value, ast.Constant) else None
-        if option.arg is None or type(value) is not int or value <= 0:
-            raise fail(option.value, "a size of this form", "NAME=positive integer")
-        sizes[option.arg] = value
+        is_free = isinstance(option.value, ast.Name) and option.value.id == "size"
+        if option.arg is None or option.arg in RESERVED or not (is_free or (type(value) is int and value > 0)):
+            raise fail(option.value, "a size of this form", "NAME=positive integer, or NAME=size for one of the run")
+        sizes[option.arg] = value if type(value) is int else None
     return sizes
 
 
@@ -135,7 +136,7 @@ def _dim(node: ast.expr) -> Dim:
     raise fail(node, "a dimension of this form", "a size's name or a positive integer")
 
 
-def _outer_scope(params: Sequence[Param | TensorSpec], sizes: dict[str, int]) -> Scope:
+def _outer_scope(params: Sequence[Param | TensorSpec], sizes: Iterable[str]) -> Scope:
     names = {dim for param in params for dim in param.dims if isinstance(dim, str)} | set(sizes) | set(SIZES)
     return Scope(
         kinds=dict.fromkeys(sorted(names), Kind.INT),
@@ -192,23 +193,27 @@ def _program(node: ast.FunctionDef) -> Program:
     scope = _outer_scope(params, sizes)
     regions, rest = _regions(node, scope)
     body = StatementParser(scope).body(rest)
-    return Program(node.name, params, body, tuple(regions), tuple(sizes.items()))
+    fixed = tuple((name, value) for name, value in sizes.items() if value is not None)
+    free = tuple(name for name, value in sizes.items() if value is None)
+    return Program(node.name, params, body, tuple(regions), fixed, free)
 
 
 def _spec(node: ast.FunctionDef) -> AttentionSpec:
     sizes = _header(node, "attention")
     params = _params(node)
-    if [param.name for param in params[:3]] != ["q", "k", "v"] or set(sizes) != {"D", "Dv", "group"}:
+    head_dim, value_dim, group = (sizes.pop(name, None) for name in ("D", "Dv", "group"))
+    named = [param.name for param in params[:3]] == ["q", "k", "v"]
+    if not named or sizes or head_dim is None or value_dim is None or group is None:
         raise fail(node, "this header", "@attention(D=…, Dv=…, group=…) and parameters q, k, v, *captured")
     captured = tuple(TensorSpec(p.name, p.dtype, p.dims) for p in params[3:])
-    scope = _outer_scope(params, {})
+    scope = _outer_scope(params, ())
     regions, rest = _regions(node, scope)
     bodies = {region.name: region.body for region in regions}
     if not {"score", "keep"} <= set(bodies) <= {"score", "keep", "weight", "after", "requires"}:
         raise fail(node, f"regions {', '.join(bodies)}", "score, keep and at most weight, after and requires")
     scope.kinds |= {"b": Kind.INT, "h": Kind.INT}
     return AttentionSpec(
-        name=node.name, dtype=params[0].dtype, head_dim=sizes["D"], value_dim=sizes["Dv"], group=sizes["group"],
+        name=node.name, dtype=params[0].dtype, head_dim=head_dim, value_dim=value_dim, group=group,
         captured=captured, score=bodies["score"], keep=bodies["keep"],
         normaliser=_normaliser(node, rest, scope, bodies),
         requires=bodies.get("requires", const(True)),

@@ -138,7 +138,7 @@ def print_program(program: Program) -> str:
 def listing(program: Program) -> Listing:
     """The canonical text with a map from statements to lines."""
     out = Listing()
-    out.add(0, f"@program({_sizes(program.sizes)})")
+    out.add(0, f"@program({_sizes(program)})")
     out.add(0, f"def {program.name}(")
     for param in program.params:
         out.add(1, f"{param.name}: {_param_type(param)},")
@@ -149,8 +149,9 @@ def listing(program: Program) -> Listing:
     return out
 
 
-def _sizes(sizes: tuple[tuple[str, int], ...]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in sizes)
+def _sizes(program: Program) -> str:
+    fixed = [f"{name}={value}" for name, value in program.sizes]
+    return ", ".join([*fixed, *(f"{name}=size" for name in program.free_sizes)])
 
 
 def _param_type(param: Param) -> str:
@@ -201,8 +202,12 @@ def _operand(operand: Operand) -> str:
     return operand if isinstance(operand, str) else print_ref(operand)
 
 
+def _optional(value: Expr | None) -> str | None:
+    return None if value is None else print_expr(value)
+
+
 def _tiles(tiles: Tiles) -> str:
-    return f"tiles({print_expr(tiles.extent)}, {tiles.tile})"
+    return _call("tiles", print_expr(tiles.extent), str(tiles.tile), most=_optional(tiles.most))
 
 
 def _call(name: str, *args: str | None, **options: object) -> str:
@@ -229,10 +234,13 @@ def _fill(s: Fill) -> str:
 
 
 def _gemm(s: Gemm) -> str:
-    into = None if s.into is None else print_expr(s.into)
-    return f"{s.name} = " + _call(
-        "gemm_async" if s.is_async else "gemm", _operand(s.left), _operand(s.right), into=into
-    )
+    word = "gemm_async" if s.is_async else "gemm"
+    return f"{s.name} = " + _call(word, _operand(s.left), _operand(s.right), into=_optional(s.into))
+
+
+def _load(s: Load) -> str:
+    space = _quoted(s.space, "register")
+    return f"{s.name} = " + _call("load", print_ref(s.source), space=space, where=_optional(s.where))
 
 
 def _copy(s: Copy) -> str:
@@ -242,8 +250,7 @@ def _copy(s: Copy) -> str:
 
 
 def _reduce_add(s: ReduceAdd) -> str:
-    after = None if s.after is None else print_expr(s.after)
-    return _call("reduce_add", print_ref(s.target), print_expr(s.value), after=after)
+    return _call("reduce_add", print_ref(s.target), print_expr(s.value), after=_optional(s.after))
 
 
 def _grid(s: Grid) -> str:
@@ -254,8 +261,8 @@ def _grid(s: Grid) -> str:
 
 def _tile_loop(s: TileLoop) -> str:
     header = _call(
-        "tiles", print_expr(s.tiles.extent), str(s.tiles.tile),
-        where=None if s.where is None else print_expr(s.where), part=_quoted(s.part, "any"),
+        "tiles", print_expr(s.tiles.extent), str(s.tiles.tile), most=_optional(s.tiles.most),
+        where=_optional(s.where), part=_quoted(s.part, "any"),
         order=_quoted(s.order, "ascending"), stages=None if s.stages == 1 else s.stages,
     )  # fmt: skip
     return f"for {s.name} in {header}:"
@@ -271,8 +278,8 @@ def _role(s: Role) -> str:
 _STATEMENTS: dict[type, Callable[[Any], str]] = {
     Alloc: _alloc,
     Barriers: lambda s: f"{s.name} = barriers({s.count}, arrivals={s.arrivals})",
-    Load: lambda s: f"{s.name} = " + _call("load", print_ref(s.source), space=_quoted(s.space, "register")),
-    Store: lambda s: f"store({print_ref(s.target)}, {print_expr(s.value)})",
+    Load: _load,
+    Store: lambda s: _call("store", print_ref(s.target), print_expr(s.value), where=_optional(s.where)),
     Copy: _copy,
     ReduceAdd: _reduce_add,
     Fill: _fill,
@@ -326,6 +333,5 @@ def _spec_type(tensor: TensorSpec) -> str:
 
 def _normaliser(spec: AttentionSpec) -> str:
     rule = spec.normaliser
-    sink = None if rule.sink is None else print_expr(rule.sink)
     epsilon = repr(rule.epsilon) if rule.kind is NormaliserKind.ROW_SUM else None
-    return _call(rule.kind.value, sink=sink, epsilon=epsilon)
+    return _call(rule.kind.value, sink=_optional(rule.sink), epsilon=epsilon)

@@ -19,10 +19,14 @@ from .spec import Dim
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """A dimension of size `extent` cut into tiles of `tile` elements; the last one may be ragged."""
+    """A dimension of size `extent` cut into tiles of `tile` elements; the last one may be ragged.
+
+    `most` is a size that `extent`, known only while the program runs, never exceeds.
+    """
 
     extent: Expr
     tile: int
+    most: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,11 @@ Index = Expr | TileAxis | All
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A place in memory: a tensor or buffer and one index per dimension; barriers have one index."""
+    """A place in memory: a tensor or buffer and one index per dimension; barriers have one index.
+
+    An index may be an INT tile over one tile axis; all such indices of a reference are over the same axis, which names
+    its rows: row r lies where their elements r say. Loads and stores know such places (gathers and scatters).
+    """
 
     name: str
     indices: tuple[Index, ...]
@@ -111,19 +119,24 @@ class Barriers:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`name` = the tile at `source`; rows past the end of a dimension read as zero."""
+    """`name` = the tile at `source`; rows past the end of a dimension read as zero.
+
+    `where` (BOOL, a scalar or over the rows) says which rows exist; the others read as zero and are not touched.
+    """
 
     name: str
     source: Ref
     space: str = "register"
+    where: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write a tile expression to `target`; rows past the end of a dimension are not written."""
+    """Write a tile expression to `target`; rows past the end, or that do not exist by `where`, are not written."""
 
     target: Ref
     value: Expr
+    where: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +254,7 @@ class Sync:
 class Grid:
     """Independent instances, one per point; consecutive grids are ordered, instances within one are not.
 
+    The extent of tiles may depend on names before it (a ragged grid), if it says with `most` how large it may be.
     `order` is the order in which workers take instances: "ascending", "descending" or "longest_first" (most
     visited tiles first). It never changes meaning.
     """
@@ -256,7 +270,8 @@ class Grid:
 class TileLoop:
     """A loop over the tiles of a dimension, restricted to a part of a predicate's domain.
 
-    `where` is a CALL of a region with tile variables for its row and column arguments. `part` "full" visits the tiles
+    `where` is a CALL of a region. Its arguments are scalars, tile variables (for their indices), or INT expressions of
+    the indices of this loop's tile variable and at most one other. `part` "full" visits the tiles
     in which it holds for every element (tiles past the ragged end are never full), "partial" those in which
     it may hold for some and is not known to hold for all, "any" both, in one sweep. Empty tiles are never visited. The
     decision may be conservative: a full tile may be visited as partial, never the reverse.
@@ -311,13 +326,17 @@ Block = (Grid, TileLoop, RangeLoop, If, Role)
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A whole program. `sizes` fixes dimensions by name (D=64); every other size is known only at run time."""
+    """A whole program. `sizes` fixes dimensions by name (D=64); every other size is known only at run time.
+
+    `free_sizes` are further sizes of a run, which no tensor need have (a number of splits).
+    """
 
     name: str
     params: tuple[Param, ...]
     body: tuple[Statement, ...]
     regions: tuple[Region, ...] = ()
     sizes: tuple[tuple[str, int], ...] = field(default=())
+    free_sizes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         from .printer import print_program

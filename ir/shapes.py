@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .dtypes import DType, Kind
+from .edit import references
 from .errors import ProgramError, ProgramLine
 from .expr import Expr, Op, walk
-from .printer import Path, listing
+from .printer import Path, listing, print_expr
 from .program import (
     All,
     Alloc,
     Barriers,
     Block,
+    Copy,
     Fill,
     Gemm,
     Grid,
@@ -86,12 +88,28 @@ class Shapes:
             dtype = self.names[str(expr.attr)].dtype
         return TileType(dtype, self.axes(expr))
 
+    def rows_axis(self, ref: Ref) -> str | None:
+        """The axis over which a reference's indices are computed, None where every index is a scalar or whole.
+
+        ValueError where they are over several axes, or one of them is also indexed by its tile variable.
+        """
+        over = dict.fromkeys(axis for item in ref.indices if isinstance(item, Expr) for axis in self.axes(item))
+        if len(over) > 1:
+            raise ValueError(f"indices of {ref.name} are computed over axes {list(over)}; only one may be")
+        for axis in over:
+            if axis not in self.tiles:
+                raise ValueError(f"an index of {ref.name} is computed over {axis}, which is no tile variable")
+            if TileAxis(axis) in ref.indices:
+                raise ValueError(f"indices of {ref.name} are computed over {axis}: write index({axis}) for {axis} too")
+        return next(iter(over), None)
+
     def ref_axes(self, ref: Ref) -> tuple[str, ...]:
-        """Axes of the tile that a reference selects."""
+        """Axes of the tile that a reference selects: that of computed indices first, the others in order."""
         dims = self.dims(ref.name)
         if len(dims) != len(ref.indices):
             raise ValueError(f"{ref.name} has {len(dims)} dimensions, but {len(ref.indices)} indices are given")
-        axes = []
+        rows = self.rows_axis(ref)
+        axes = [] if rows is None else [rows]
         for dim, item in zip(dims, ref.indices, strict=True):
             if isinstance(item, TileAxis):
                 axes.append(item.name)
@@ -131,7 +149,7 @@ class Shapes:
 def infer(program: Program) -> Shapes:
     """Types of all names. Raises ProgramError, naming the line, when a statement's types do not fit."""
     shapes = Shapes(dict(program.sizes), {param.name: param for param in program.params})
-    for name in SIZES:
+    for name in (*SIZES, *program.free_sizes):
         shapes.names.setdefault(name, TileType(DType.I32))
     _infer_body(program, program.body, (), shapes)
     return shapes
@@ -165,6 +183,9 @@ def _bind(shapes: Shapes, name: str, kind: TileType) -> None:
 
 
 def _bind_tile(shapes: Shapes, name: str, tiles: Tiles) -> None:
+    for extent in (tiles.extent, tiles.most):
+        if extent is not None and (extent.kind is not Kind.INT or shapes.axes(extent)):
+            raise ValueError(f"the extent {print_expr(extent)} of {name!r} must be a single integer")
     known = shapes.tiles.setdefault(name, tiles)
     if known != tiles:
         raise ValueError(f"tile variable {name!r} stands for tiles of {known.tile} and of {tiles.tile}")
@@ -183,6 +204,7 @@ def _let(s: Let, shapes: Shapes) -> None:
 
 
 def _gemm(s: Gemm, shapes: Shapes) -> None:
+    _whole_refs(s, shapes)
     result = shapes.gemm(s)
     if s.into is not None and not set(shapes.axes(s.into)) <= set(result.axes):
         raise ValueError(f"into= has axes {list(shapes.axes(s.into))}, the product {list(result.axes)}")
@@ -196,7 +218,36 @@ def _reduce(s: Reduce, shapes: Shapes) -> None:
     _bind(shapes, s.name, TileType(source.dtype, tuple(a for a in source.axes if a != s.axis)))
 
 
+def _load(s: Load, shapes: Shapes) -> None:
+    axes = shapes.ref_axes(s.source)
+    _check_where(s.where, s.source, shapes)
+    _bind(shapes, s.name, TileType(shapes.dtype(s.source.name), axes))
+
+
+def _check_where(where: Expr | None, ref: Ref, shapes: Shapes) -> None:
+    """where= is a scalar, or over the rows: the computed axis, or the first tile variable of the reference."""
+    if where is None:
+        return
+    rows = shapes.rows_axis(ref) or next((item.name for item in ref.indices if isinstance(item, TileAxis)), None)
+    if rows is None:
+        raise ValueError(f"where= of {ref.name} needs rows: a tile variable or a computed index")
+    over = list(shapes.axes(where))
+    if where.kind is not Kind.BOOL or not set(over) <= {rows}:
+        raise ValueError(f"where= of {ref.name} must be truth values over {rows}; it is {where.kind.value} over {over}")
+
+
+def _whole_refs(s: Copy | ReduceAdd | Gemm, shapes: Shapes) -> None:
+    """Computed places are for loads and stores."""
+    for ref in references(s):
+        if shapes.rows_axis(ref) is not None:
+            raise ValueError(f"an index of {ref.name} is a tile; only load and store know computed places")
+
+
 def _store(s: Store | ReduceAdd, shapes: Shapes) -> None:
+    if isinstance(s, Store):
+        _check_where(s.where, s.target, shapes)
+    else:
+        _whole_refs(s, shapes)
     value, target = shapes.axes(s.value), shapes.ref_axes(s.target)
     if not set(value) <= set(target):
         raise ValueError(f"a tile with axes {list(value)} stored to a place with axes {list(target)}")
@@ -223,7 +274,8 @@ def _condition(s: If, shapes: Shapes) -> None:
 _BINDERS: dict[type, Callable[[Any, Shapes], None]] = {
     Alloc: lambda s, shapes: shapes.tensors.__setitem__(s.name, s),
     Barriers: lambda s, shapes: shapes.tensors.__setitem__(s.name, s),
-    Load: lambda s, shapes: _bind(shapes, s.name, TileType(shapes.dtype(s.source.name), shapes.ref_axes(s.source))),
+    Load: _load,
+    Copy: _whole_refs,
     Fill: _fill,
     Let: _let,
     Gemm: _gemm,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from .domain import question_of
 from .dtypes import Kind
-from .edit import expressions, names_read, references
+from .edit import expressions, extents, names_read, references
 from .errors import ProgramError
-from .expr import Expr, Op, walk
+from .expr import Expr, Op, free_vars, walk
 from .printer import Path
 from .program import (
     Alloc,
@@ -26,6 +27,7 @@ from .program import (
     Statement,
     Store,
     TileLoop,
+    Tiles,
     statements,
 )  # fmt: skip
 from .shapes import Shapes, infer, program_line
@@ -89,7 +91,7 @@ def _grids_outermost(context: Context) -> Iterator[Breach]:
 def _names_bound(context: Context) -> Iterator[Breach]:
     """Every tile and scalar is bound on every way to its use: earlier in its block or in one around it."""
     known = {dim for p in context.program.params for dim in p.dims if isinstance(dim, str)}
-    known |= {"B", "Hq", "Hkv", "M", "N", "D", "Dv", *context.program.fixed}
+    known |= {"B", "Hq", "Hkv", "M", "N", "D", "Dv", *context.program.fixed, *context.program.free_sizes}
     yield from _names_in(context.program.body, (), known)
 
 
@@ -165,11 +167,28 @@ def _domains_are_predicates(context: Context) -> Iterator[Breach]:
         if isinstance(statement, TileLoop) and statement.where is not None:
             if statement.where.kind is not Kind.BOOL:
                 yield f"where= calls {statement.where.attr!r}, which is no predicate", path
-            names = {str(arg.attr) for arg in statement.where.args if arg.op is Op.VAR}
-            if statement.name not in names:
-                yield f"where= does not depend on {statement.name!r}", path
+            try:
+                question_of(statement, context.program)
+            except ValueError as error:
+                yield str(error), path
         elif isinstance(statement, TileLoop) and statement.part != "any":
             yield f'part="{statement.part}" needs a where=', path
+
+
+def _extents_known(context: Context) -> Iterator[Breach]:
+    """A grid's extents read names before them only, and where they do, say how large they may be."""
+    for path, statement in context.placed:
+        if not isinstance(statement, Grid):
+            continue
+        for position, extent in enumerate(statement.extents):
+            read = {name for part in extents(extent) for name in free_vars(part)} & set(statement.names)
+            later = read - set(statement.names[:position])
+            if later:
+                yield f"the extent of {statement.names[position]!r} reads {sorted(later)[0]!r}, bound after it", path
+            if read and (not isinstance(extent, Tiles) or extent.most is None):
+                yield f"the extent of {statement.names[position]!r} depends on {sorted(read)[0]!r}; say most=", path
+            if isinstance(extent, Tiles) and extent.most is not None and free_vars(extent.most) & set(statement.names):
+                yield f"most= of {statement.names[position]!r} must be the same for the whole grid", path
 
 
 def _recursion(context: Context) -> Iterator[Breach]:
@@ -202,6 +221,7 @@ RULES: dict[str, Callable[[Context], Iterator[Breach]]] = {
     "calls-fit": _calls_fit,
     "loads-fit": _loads_fit,
     "domains-are-predicates": _domains_are_predicates,
+    "extents-known": _extents_known,
     "inputs-only-read": _inputs_only_read,
     "outputs-written": _outputs_written,
 }

@@ -1,6 +1,7 @@
 """Domain analysis: which tiles of (row, column) a mask predicate leaves empty, partial or full."""
 
 from .analysis import Decision, decide
+from .calls import Question, question_of
 from .fold import all_of, any_of, negated
 from .linear import is_nonnegative
 from .plan import LoopPlan, plan
@@ -9,7 +10,7 @@ from .summaries import Summary, summarise
 from .tiles import TileClass, classify, visited
 
 __all__ = [
-    "Columns", "Decision", "LoopPlan", "Range", "Summary", "TileClass",
+    "Columns", "Decision", "LoopPlan", "Question", "Range", "Summary", "TileClass",
     "all_of", "any_of", "classify", "column_range", "decide", "is_nonnegative", "negated",
-    "plan", "summarise", "visited",
+    "plan", "question_of", "summarise", "visited",
 ]  # fmt: skip

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..expr import Expr
@@ -29,7 +28,7 @@ from .expressions import scalar_of
 from .machine import Crew, Worker
 from .operations import copy_async, gemm_async
 from .scheduler import Task, Waiting
-from .statements import AT_ONCE, tile_variable
+from .statements import AT_ONCE, extent_of, tile_variable
 from .steps import Step, Team
 from .synchronisation import arrive_statement, commit, reduce_add, sync, wait, wait_for, wait_group
 from .tiles import TileVariable, scalar
@@ -96,13 +95,31 @@ def _grid(worker: Worker, step: Step) -> Task:
 
 def _points(worker: Worker, s: Grid) -> list[Point]:
     """The grid's points in issue order; the longest instances are taken to be the last ones."""
-    points: list[Point] = list(product(*(_axis(worker, extent) for extent in s.extents)))
+    points = list(_points_after(worker, s, ()))
     return points if s.order == "ascending" else points[::-1]
+
+
+def _points_after(worker: Worker, s: Grid, first: Point) -> Iterator[Point]:
+    """All points that begin with these values; an extent may depend on the names before it."""
+    if len(first) == len(s.extents):
+        yield first
+        return
+    if first:
+        _bind_point(worker, s.names[len(first) - 1], first[-1])
+    for value in _axis(worker, s.extents[len(first)]):
+        yield from _points_after(worker, s, (*first, value))
+
+
+def _bind_point(worker: Worker, name: str, value: int | TileVariable) -> None:
+    if isinstance(value, TileVariable):
+        worker.tiles[name] = value
+    else:
+        worker.names[name] = scalar(value)
 
 
 def _axis(worker: Worker, extent: Expr | Tiles) -> list[int | TileVariable]:
     if isinstance(extent, Tiles):
-        size = scalar_of(worker, extent.extent)
+        size = extent_of(worker, extent)
         return [TileVariable(n, extent.tile, size) for n in range(-(-size // extent.tile))]
     return list(range(scalar_of(worker, extent)))
 
@@ -116,10 +133,7 @@ def _instance(parent: Worker, step: Step, point: Point, crew: Crew) -> Task:
     worker = parent.child(f"instance ({where})", Crew(1, 1))
     worker.operations = []
     for name, value in zip(s.names, point, strict=True):
-        if isinstance(value, TileVariable):
-            worker.tiles[name] = value
-        else:
-            worker.names[name] = scalar(value)
+        _bind_point(worker, name, value)
     yield from run_body(worker, step.body)
     for operation in worker.operations:
         yield from wait_for(worker, operation)

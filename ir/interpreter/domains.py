@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..domain import classify, visited
-from ..dtypes import Kind
+from ..domain import classify, question_of, visited
 from ..errors import OutOfBounds, ProgramError
-from ..expr import Expr, Op, const, substitute, var
+from ..expr import Expr, Op, const, substitute, var, walk
 from ..program import TileLoop
-from .expressions import scalar_of, value_of
 from .machine import Worker
-from .prepare import inline
+from .statements import extent_of
 from .tiles import TileVariable
 
 _NO_ROWS = TileVariable(0, 1, 1)
@@ -21,7 +19,7 @@ Scalars = tuple[tuple[str, Any], ...]
 def visited_tiles(worker: Worker, s: TileLoop) -> list[int]:
     """Numbers of the tiles that the loop visits, in its order."""
     predicate, scalars, rows = _predicate(worker, s)
-    columns = scalar_of(worker, s.tiles.extent)
+    columns = extent_of(worker, s.tiles)
     key = (id(s), predicate, scalars, rows.tile, rows.extent, columns)
     visits = worker.machine.visits
     if key not in visits:
@@ -43,29 +41,18 @@ def visited_tiles(worker: Worker, s: TileLoop) -> list[int]:
 
 def _predicate(worker: Worker, s: TileLoop) -> tuple[Expr, Scalars, TileVariable]:
     """The predicate over VARs i (rows) and j (columns), its scalars' values, the current row tile."""
-    if s.where is None:
+    machine = worker.machine
+    if id(s) not in machine.questions:
+        try:
+            machine.questions[id(s)] = question_of(s, machine.program)
+        except ValueError as error:
+            raise ProgramError("domains-are-predicates", str(error), worker.line) from None
+    asked = machine.questions[id(s)]
+    if asked is None:
         return const(True), (), _NO_ROWS
-    program = worker.machine.program
-    region = program.region(str(s.where.attr))
-    values: dict[str, Expr] = {}
-    scalars: list[tuple[str, Any]] = []
-    rows: str | None = None
-    for param, arg in zip(region.params, s.where.args, strict=True):
-        name = str(arg.attr) if arg.op is Op.VAR else ""
-        if name == s.name:
-            values[param.name] = var("j")
-        elif name in worker.tiles:
-            if rows not in (None, name):
-                raise ProgramError("domain", f"where= has two row tiles, {rows!r} and {name!r}", worker.line)
-            rows, values[param.name] = name, var("i")
-        else:
-            values[param.name] = var(f"scalar_{param.name}", param.kind)
-            scalars.append((f"scalar_{param.name}", _scalar(worker, arg, param.kind)))
-    predicate = substitute(inline(region.body, program), values)
-    return predicate, tuple(scalars), worker.tiles[rows] if rows else _NO_ROWS
-
-
-def _scalar(worker: Worker, arg: Expr, kind: Kind) -> int | float:
-    if kind is Kind.FLOAT:
-        return float(value_of(worker, arg).values)
-    return scalar_of(worker, arg)
+    renamed = {asked.row_name: "i", asked.column_name: "j"}
+    names = sorted({str(e.attr) for e in walk(asked.predicate) if e.op is Op.VAR} - set(renamed))
+    values = {name: var(f"scalar_{name}") for name in names} | {old: var(new) for old, new in renamed.items()}
+    scalars = tuple((f"scalar_{name}", int(worker.lookup(name).values)) for name in names)
+    rows = _NO_ROWS if asked.row is None else worker.tiles[asked.row]
+    return substitute(asked.predicate, values), scalars, rows

@@ -17,8 +17,11 @@ from .races import Mode
 from .tiles import Tile, align, union
 
 
-def value_of(worker: Worker, expr: Expr) -> Tile:
-    """The expression's value, element by element, on the axes of the tiles in it."""
+def value_of(worker: Worker, expr: Expr, needed: Tile | None = None) -> Tile:
+    """The expression's value, element by element, on the axes of the tiles in it.
+
+    `needed`: the elements that anyone asks for; at others a load outside its tensor is no error.
+    """
     if expr.op is Op.VAR:
         return worker.lookup(str(expr.attr))
     machine = worker.machine
@@ -32,7 +35,8 @@ def value_of(worker: Worker, expr: Expr) -> Tile:
     env: dict[str, Any] = {name: align(tile, axes) for name, tile in tiles.items()}
     for name, node in ready.loads:
         indices = [evaluate(arg, env, {}, None, machine.float_type) for arg in node.args]
-        env[name] = _gather(worker, worker.memory(str(node.attr)), indices, axes)
+        wanted = None if needed is None or set(needed.axes) - set(axes) else align(needed, axes)
+        env[name] = _gather(worker, worker.memory(str(node.attr)), indices, axes, wanted)
     return Tile(evaluate(ready.value, env, {}, None, machine.float_type), axes)
 
 
@@ -52,7 +56,9 @@ def _tile_variable(worker: Worker, name: str) -> Any:
     return worker.tiles[name]
 
 
-def _gather(worker: Worker, memory: Memory, indices: list[Array], axes: tuple[str, ...]) -> Array:
+def _gather(
+    worker: Worker, memory: Memory, indices: list[Array], axes: tuple[str, ...], wanted: Array | None
+) -> Array:
     """One element per element of the indices; zero where a row past a ragged end leaves the tensor."""
     sizes = memory.values.shape
     if len(indices) != len(sizes):
@@ -62,7 +68,8 @@ def _gather(worker: Worker, memory: Memory, indices: list[Array], axes: tuple[st
     for index, size in zip(indices, sizes, strict=True):
         outside = outside | (index < 0) | (index >= size)
     if outside.any():
-        _check_inside(worker, memory, indices, outside & ~_ragged(worker, axes, outside.ndim))
+        wrong = outside & ~_ragged(worker, axes, outside.ndim)
+        _check_inside(worker, memory, indices, wrong if wanted is None or not wrong.ndim else wrong & wanted)
         if memory.values.size == 0:
             return np.zeros(outside.shape, memory.values.dtype)
         indices = [np.clip(index, 0, size - 1) for index, size in zip(indices, sizes, strict=True)]

@@ -26,10 +26,12 @@ def interpret(
     seed: int = 0,
     float_type: type[np.floating] = np.float32,
     resident: int | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
     """The program's outputs by name, as arrays of `float_type` (int64, bool for other kinds).
 
-    `arguments`: one array per input parameter, of its dims; bf16 and f16 values are held in float32. All
+    `arguments`: one array per input parameter, of its dims; bf16 and f16 values are held in float32. `sizes`: those
+    that no input has as a dim (the longest sequence, a number of splits). All
     that is concurrent is interleaved under `seed`. `float_type=np.float64` is exact arithmetic: no rounding
     to the program's element types. `resident`: how many instances of a grid run at a time, in issue order
     (None: all).
@@ -38,10 +40,10 @@ def interpret(
     DataRace, Deadlock, BarrierPhaseError, UninitialisedRead, OutOfBounds.
     """
     steps = steps_of(program)
-    sizes = _bind_sizes(program, arguments)
-    machine = Machine(program, sizes, float_type, Scheduler(seed), resident, binding_lines(steps))
+    bound = _bind_sizes(program, arguments, sizes or {})
+    machine = Machine(program, bound, float_type, Scheduler(seed), resident, binding_lines(steps))
     lines = parameter_lines(program)
-    memories = {p.name: _memory(p, arguments, sizes, float_type, lines[p.name]) for p in program.params}
+    memories = {p.name: _memory(p, arguments, bound, float_type, lines[p.name]) for p in program.params}
     first = ProgramLine(1, program.name)
     worker = Worker(machine, "the program", machine.threads.first(), first, memories=memories)
     machine.scheduler.spawn(_main(worker, steps))
@@ -56,9 +58,12 @@ def _main(worker: Worker, steps: tuple[Step, ...]) -> Task:
         yield from wait_for(worker, operation)
 
 
-def _bind_sizes(program: Program, arguments: Mapping[str, Array]) -> dict[str, int]:
-    """Sizes by name, read off the inputs. Raises ShapeError where an argument does not fit."""
-    sizes = program.fixed
+def _bind_sizes(program: Program, arguments: Mapping[str, Array], given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes by name, given or read off the inputs. Raises ShapeError where an argument does not fit."""
+    sizes = {**given, **program.fixed}
+    for name in program.free_sizes:
+        if name not in sizes:
+            raise ShapeError(f"{program.name}: size {name} is missing; pass it in sizes")
     for param in program.params:
         if param.is_output:
             continue
@@ -84,7 +89,8 @@ def _memory(
         return Memory(param.name, param.dtype, dims, values, line, "input")
     unknown = [dim for dim in param.dims if isinstance(dim, str) and dim not in sizes]
     if unknown:
-        raise ShapeError(f"output {param.name} has size {unknown[0]}, which no input has; add an input that has it")
+        reason = f"output {param.name} has size {unknown[0]}, which no input has; add an input that has it"
+        raise ShapeError(f"{reason}, or pass it in sizes")
     shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in param.dims)
     values, written = storage(shape, param.dtype, float_type), np.zeros(shape, np.bool_)
     return Memory(param.name, param.dtype, dims, values, line, "output", written, History(param.name, len(shape)))
@@ -133,13 +139,14 @@ def explore(
     seeds: Iterable[int] = range(5),
     float_type: type[np.floating] = np.float32,
     resident: int | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Exploration:
     """Interpret under every seed; compare all outputs bit by bit with the first. Raises as `interpret`."""
     first_seed, *rest = seeds
-    first = interpret(program, arguments, seed=first_seed, float_type=float_type, resident=resident)
+    first = interpret(program, arguments, seed=first_seed, float_type=float_type, resident=resident, sizes=sizes)
     differences: list[Difference] = []
     for seed in rest:
-        found = interpret(program, arguments, seed=seed, float_type=float_type, resident=resident)
+        found = interpret(program, arguments, seed=seed, float_type=float_type, resident=resident, sizes=sizes)
         for name, values in first.items():
             unequal = _unequal_bits(values, found[name])
             if unequal:

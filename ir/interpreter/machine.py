@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..domain import Question
 from ..errors import DataRace, InterpreterError, ProgramError, ProgramLine, UninitialisedRead
 from ..program import Program
 from .barriers import Barrier
@@ -44,6 +45,7 @@ class Machine:
     threads: Threads = field(default_factory=Threads)
     prepared: dict[object, Prepared] = field(default_factory=dict)
     visits: dict[tuple[object, ...], list[list[int]]] = field(default_factory=dict)
+    questions: dict[int, Question | None] = field(default_factory=dict)
     turns: dict[tuple[int, Box], Turn] = field(default_factory=dict)
     suspects: list[UninitialisedRead] = field(default_factory=list)
 

@@ -11,6 +11,7 @@ from ..expr import Op
 from ..program import Copy, Gemm, Operand
 from .barriers import Barrier
 from .expressions import value_of
+from .gathers import Scattered
 from .machine import Operation, Worker
 from .memory import Place
 from .places import fitted, place_of, touch, writable
@@ -22,7 +23,8 @@ from .tiles import Tile, gemm
 
 MAX_DELAY = 6
 
-Source = Place | Tile
+Source = Place | Scattered | Tile
+Ends = tuple[Place | Scattered, Place | Scattered]
 
 
 def copy_async(worker: Worker, s: Copy) -> Task:
@@ -46,7 +48,7 @@ def gemm_async(worker: Worker, s: Gemm) -> Task:
     into = _accumulator(worker, s)
     operation = _issue(worker, registers)
     for item in operands:
-        if isinstance(item, Place):
+        if not isinstance(item, Tile):
             touch(worker, item, Mode.READ, operation.thread)
     if isinstance(into, Operation):
         worker.names[s.name] = operation
@@ -76,7 +78,7 @@ def _accumulator(worker: Worker, s: Gemm) -> Tile | Operation | None:
     return value_of(worker, s.into)
 
 
-def _copy(worker: Worker, operation: Operation, ends: tuple[Place, Place], signal: Barrier | None) -> Task:
+def _copy(worker: Worker, operation: Operation, ends: Ends, signal: Barrier | None) -> Task:
     source, target = ends
     yield from _delay(worker)
     tile = Tile(source.read(), source.axes)
@@ -94,7 +96,7 @@ def _product(
         yield from wait_for(worker, into)
         into = into.result
     yield from _delay(worker)
-    left, right = (Tile(item.read(), item.axes) if isinstance(item, Place) else item for item in operands)
+    left, right = (item if isinstance(item, Tile) else Tile(item.read(), item.axes) for item in operands)
     product = gemm(left, right, worker.machine.float_type, operation.line)
     operation.result = product if into is None else accumulated(worker, into, product)
     yield from _delay(worker)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ..errors import OutOfBounds, ProgramError
 from ..evaluate import Array
+from ..expr import Expr
 from ..program import All, Index, Ref, TileAxis
 from .clocks import Thread
 from .expressions import scalar_of
+from .gathers import Scattered, axes_of, scattered
 from .machine import Worker
 from .memory import Memory, Place
 from .races import Mode
@@ -15,12 +17,14 @@ from .tiles import Tile, TileVariable, align
 Selection = tuple[int | slice, int, int, int | None, str]  # index, low, high, static size, axis
 
 
-def place_of(worker: Worker, ref: Ref) -> Place:
+def place_of(worker: Worker, ref: Ref, where: Expr | None = None) -> Place | Scattered:
     """The place a reference means now. Raises OutOfBounds when it starts outside its memory."""
     memory = worker.memory(ref.name)
     if len(ref.indices) != len(memory.dims):
         reason = f"{ref.name} has {len(memory.dims)} dimensions, but {len(ref.indices)} indices are given"
         raise ProgramError("types", reason, worker.line)
+    if where is not None or any(isinstance(item, Expr) and axes_of(worker, item) for item in ref.indices):
+        return scattered(worker, ref, where)
     chosen = [_select(worker, memory, position, item) for position, item in enumerate(ref.indices)]
     return Place(
         memory,
@@ -68,29 +72,29 @@ def _outside(worker: Worker, memory: Memory, position: int, what: str) -> OutOfB
     )
 
 
-def touch(worker: Worker, place: Place, mode: Mode, thread: Thread | None = None) -> None:
+def touch(worker: Worker, place: Place | Scattered, mode: Mode, thread: Thread | None = None) -> None:
     """Note an access by the worker, or by another thread for it. Raises DataRace."""
     suspect = place.note(mode, thread or worker.thread, worker.line)
     if suspect is not None:
         worker.machine.suspects.append(suspect)
 
 
-def read(worker: Worker, ref: Ref) -> Tile:
+def read(worker: Worker, ref: Ref, where: Expr | None = None) -> Tile:
     """The tile at a reference, read by the worker now."""
-    place = place_of(worker, ref)
+    place = place_of(worker, ref, where)
     touch(worker, place, Mode.READ)
     return Tile(place.read(), place.axes)
 
 
-def writable(worker: Worker, ref: Ref) -> Place:
+def writable(worker: Worker, ref: Ref, where: Expr | None = None) -> Place | Scattered:
     """The place of something to be written. Raises ProgramError for an input."""
-    place = place_of(worker, ref)
+    place = place_of(worker, ref, where)
     if place.memory.is_input:
         raise ProgramError("outputs", f"{ref.name} is an input and cannot be written", worker.line)
     return place
 
 
-def fitted(worker: Worker, tile: Tile, place: Place) -> Array:
+def fitted(worker: Worker, tile: Tile, place: Place | Scattered) -> Array:
     """A tile's values in the order of a place's axes. Raises ProgramError when it has others."""
     extra = [axis for axis in tile.axes if axis not in place.axes]
     if extra:

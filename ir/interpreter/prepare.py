@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..dtypes import DType, Kind
-from ..expr import Expr, Op, cast, free_vars, substitute, transform, var
+from ..edit import inlined
+from ..expr import Expr, Op, cast, free_vars, transform, var
 from ..program import Program
 
 
@@ -20,22 +21,6 @@ class Prepared:
     loads: tuple[tuple[str, Expr], ...]
     names: tuple[str, ...]
     indices: tuple[tuple[str, str], ...]
-
-
-def inline(expr: Expr, program: Program) -> Expr:
-    """The expression with every call of a region replaced by the region's body."""
-
-    def replace(node: Expr) -> Expr | None:
-        if node.op is not Op.CALL:
-            return None
-        region = program.region(str(node.attr))
-        values = {}
-        for param, arg in zip(region.params, node.args, strict=True):
-            widens = param.kind is Kind.FLOAT and arg.kind is Kind.INT
-            values[param.name] = cast(arg, DType.F64) if widens else arg
-        return substitute(inline(region.body, program), values)
-
-    return transform(expr, replace)
 
 
 def prepare(expr: Expr, program: Program, is_exact: bool) -> Prepared:
@@ -54,7 +39,7 @@ def prepare(expr: Expr, program: Program, is_exact: bool) -> Prepared:
             return cast(node.args[0], DType.F64)
         return None
 
-    value = transform(inline(expr, program), replace)
+    value = transform(inlined(expr, program), replace)
     used = set(free_vars(value)).union(*(free_vars(node) for _, node in loads))
     own = {name for name, _ in loads} | set(indices)
     return Prepared(value, tuple(loads), tuple(sorted(used - own)), tuple(indices.items()))

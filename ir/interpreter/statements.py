@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ProgramError
+from ..errors import OutOfBounds, ProgramError
 from ..evaluate import Array
 from ..printer import print_expr
 from ..program import (
@@ -47,12 +47,12 @@ def _barriers(worker: Worker, s: Barriers) -> None:
 
 
 def _load(worker: Worker, s: Load) -> None:
-    worker.bind(s.name, read(worker, s.source))
+    worker.bind(s.name, read(worker, s.source, s.where))
 
 
 def _store(worker: Worker, s: Store) -> None:
     value = value_of(worker, s.value)
-    place = writable(worker, s.target)
+    place = writable(worker, s.target, s.where)
     touch(worker, place, Mode.WRITE)
     place.write(fitted(worker, value, place), worker.machine.is_exact)
 
@@ -121,7 +121,17 @@ def _tile_at(worker: Worker, s: TileAt) -> None:
 
 def tile_variable(worker: Worker, tiles: Tiles, number: int) -> TileVariable:
     """The tile variable that stands for one tile of a dimension."""
-    return TileVariable(number, tiles.tile, scalar_of(worker, tiles.extent))
+    return TileVariable(number, tiles.tile, extent_of(worker, tiles))
+
+
+def extent_of(worker: Worker, tiles: Tiles) -> int:
+    """The elements of a dimension that is cut into tiles. Raises OutOfBounds when there are more than it says."""
+    found = scalar_of(worker, tiles.extent)
+    most = found if tiles.most is None else scalar_of(worker, tiles.most)
+    if found > most:
+        reason = f"{print_expr(tiles.extent)} is {found}, more than most={print_expr(tiles.most or tiles.extent)}"
+        raise OutOfBounds(f"out of bounds: line {worker.line.number}: {reason}, which is {most}", worker.line)
+    return found
 
 
 AT_ONCE: dict[type, Callable[[Worker, Any], None]] = {
