@@ -7,17 +7,18 @@ Tensors in their closures become captured tensors, so new values never recompile
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
 from ..ir.errors import ShapeError
 from .arguments import check_attention
 from .closures import Captures
+from .compiled import Compiled
 from .kernel import Kernel, Output
 from .modifiers import Modifier, mapped
 from .options import Options
-from .specialisers import FunctionSpecialiser
+from .specialisers import FunctionSpecialiser, fits
 
 __all__ = ["attention"]
 
@@ -62,7 +63,23 @@ def _new_kernel(key: Hashable, captures: Captures, modifiers: Modifiers, scale: 
         if len(_kernels) >= MAX_KERNELS:
             _kernels.clear()
         function = _eager(captures, modifiers, scale)
-        return _kernels.setdefault(key, Kernel(FunctionSpecialiser(function, Options())))
+        return _kernels.setdefault(key, Kernel(IndexSpecialiser(function, Options())))
+
+
+class IndexSpecialiser(FunctionSpecialiser):
+    """Callables index what they capture, so that a captured size of 1 is one size among others: one form serves all."""
+
+    def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
+        """The form for captured tensors of any sizes, unless the callables need those of 1 to broadcast."""
+        compiled = super().specialise([*tensors[:3], *(_doubled(tensor) for tensor in tensors[3:])])
+        if compiled.spec is None or fits(compiled.spec, tensors):
+            return compiled
+        return super().specialise(tensors)
+
+
+def _doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with every dim of 1 repeated."""
+    return tensor.expand([2 if size == 1 else size for size in tensor.shape])
 
 
 def _eager(
