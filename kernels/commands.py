@@ -18,13 +18,14 @@ from ..ir.spec import AttentionSpec, TensorSpec
 from ..lowering import TARGETS
 from .compiled import Compiled, Stages, lower_program
 from .files import write_text
+from .forms import runs_here
 from .options import NOT_YET
 from .references import FOLDER, reference_program
 from .report import Report
 from .saved import MANIFEST, load_compiled, save
 from .shapes import DEFAULT_SHAPE, Shape
 from .spec_source import example_tensors, load_source
-from .specialisers import runs_here, trace
+from .specialisers import trace
 from .verification import Subject, verify_compiled, verify_program
 
 __all__ = ["Example", "lift_command", "lower_command", "transfer_command", "verify_command"]

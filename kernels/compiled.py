@@ -19,6 +19,7 @@ from ..ir.program import Param, Program, Region
 from ..ir.spec import MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, TensorSpec
 from ..lowering import TARGETS
 from ..lowering.target import Launch, Lowered
+from ..schedules.tuning import DENSE, choose
 from .bounds import Access, accesses
 from .dtypes import to_torch
 from .references import reference_program
@@ -109,18 +110,23 @@ def _with_usual_names(region: Region) -> Expr:
     return substitute(region.body, {param.name: var(name, param.kind) for param, name in pairs})
 
 
-def compile_spec(spec: AttentionSpec, target: str, arch: str | None = None, stages: Stages | None = None) -> Compiled:
-    """Spec -> program -> source, for one target. Nothing is built yet.
+def compile_spec(
+    spec: AttentionSpec,
+    target: str,
+    arch: str | None = None,
+    stages: Stages | None = None,
+    form: str = DENSE,
+) -> Compiled:
+    """Spec -> program -> source, for one target, after the expert program named `form`. Nothing is built yet.
 
     Raises LoweringError when the target cannot express the spec (head dimension too large, …).
     """
     from ..ir.transfer import transfer
-    from ..schedules.tuning import choose
 
     stages = stages or Stages()
     arch = arch or TARGETS[target].default_arch()
     with stages.stage("transfer"):
-        program = transfer(reference_program(), spec, choose(spec, target, arch))
+        program = transfer(reference_program(form), spec, choose(spec, target, arch, form))
     return lower_program(program, target, arch, spec=spec, stages=stages)
 
 

@@ -60,9 +60,10 @@ def generate(request: Request, progress: Progress | None = None) -> dict[str, An
 def _make(request: Request, progress: Progress | None) -> dict[str, Any]:
     """The way from the function to a checked kernel, without writing it anywhere."""
     from .compiled import Stages, compile_spec
+    from .forms import runs_here
     from .saved import MANIFEST, contents, manifest_text
     from .spec_source import example_tensors, load_source
-    from .specialisers import runs_here, trace
+    from .specialisers import trace
     from .verification import verify_compiled, verify_program
 
     source = load_source(request.spec)

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from ..ir.errors import ShapeError, VerificationError
+from ..ir.errors import ShapeError
 from ..ir.spec import AttentionSpec
 from .arguments import Signature, bind_sizes, signature_of
-from .compiled import Compiled, Stages, compile_spec
-from .dtypes import to_torch
+from .compiled import Compiled, Stages
+from .forms import Forms
 from .options import Options
-from .verification import Subject, verify_compiled
+from .verification import Subject
 
-__all__ = ["FixedSpecialiser", "FunctionSpecialiser", "SpecSpecialiser", "finish", "trace"]
+__all__ = ["FixedSpecialiser", "FunctionSpecialiser", "SpecSpecialiser", "trace"]
 
 
 class FunctionSpecialiser:
@@ -26,21 +26,22 @@ class FunctionSpecialiser:
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         self._function = function
         self._options = options
-        self._table: dict[tuple[Signature, str], list[Compiled]] = {}
+        self._table: dict[tuple[Signature, str], list[Forms]] = {}
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled form for these tensors; lifted, lowered, built and verified when it is new."""
         target = self._options.resolve_target(tensors[0].device.type)
         key = signature_of(tensors), target
         known = self._table.setdefault(key, [])
-        for compiled in known:
-            if compiled.spec is not None and fits(compiled.spec, tensors):
-                return compiled
+        for forms in known:
+            if fits(forms.spec, tensors):
+                return forms.pick(tensors)
         stages = Stages()
-        subject = trace(self._function, tensors, stages)
-        compiled = compile_spec(subject.spec, target, self._options.arch, stages)
-        known.append(finish(compiled, subject, self._options))
-        return known[-1]
+        spec = trace(self._function, tensors, stages).spec
+        forms = Forms(spec, target, self._options, self._function)
+        compiled = forms.pick(tensors, stages)
+        known.append(forms)
+        return compiled
 
 
 class SpecSpecialiser:
@@ -49,16 +50,15 @@ class SpecSpecialiser:
     def __init__(self, spec: AttentionSpec, options: Options) -> None:
         self._spec = spec
         self._options = options
-        self._table: dict[str, Compiled] = {}
+        self._table: dict[str, Forms] = {}
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled spec, for tensors that fit it."""
         check_fits(self._spec, tensors)
         target = self._options.resolve_target(tensors[0].device.type)
         if target not in self._table:
-            compiled = compile_spec(self._spec, target, self._options.arch)
-            self._table[target] = finish(compiled, Subject(self._spec), self._options)
-        return self._table[target]
+            self._table[target] = Forms(self._spec, target, self._options, None)
+        return self._table[target].pick(tensors)
 
 
 class FixedSpecialiser:
@@ -117,20 +117,3 @@ def _without_torch_log() -> Iterator[None]:
         yield
     finally:
         log.disabled = before
-
-
-def finish(compiled: Compiled, subject: Subject, options: Options) -> Compiled:
-    """Verify where asked and possible; VerificationError carries the whole report."""
-    if not options.verify or not runs_here(compiled.lowered.target):
-        return compiled
-    with compiled.stages.stage("verify"):
-        compiled.report = verify_compiled(compiled, subject)
-    if not compiled.report.verified:
-        what = f"{subject.spec.name} for {compiled.lowered.target} ({to_torch(subject.spec.dtype)})"
-        raise VerificationError(f"{what}: {compiled.report}")
-    return compiled
-
-
-def runs_here(target: str) -> bool:
-    """Whether this machine has a device that the target's kernels run on."""
-    return target == "cpu" or torch.cuda.is_available()

@@ -22,11 +22,25 @@ MMA_SYNC_TILES = {
     DType.F32: GPU_TILES[DType.F32],
     DType.BF16: ((64, (128, 64)), (128, (128, 32)), (256, (64, 32)), (1 << 30, (32, 32))),
 }
+# Forms of a kernel: the names of the expert programs they come from.
+DENSE, DECODE = "flash_forward", "flash_decode"
+# Decoding reads keys and values where they lie, once: for at most so many rows (queries x heads that share keys), from
+# so many keys on. Columns of its tile by widest head dimension.
+DECODE_ROWS, DECODE_KEYS = 16, 128
+DECODE_COLUMNS = ((128, 256), (1 << 30, 128))
+DECODE_TARGETS = ("cpu",)
 
 
-def choose(spec: AttentionSpec, target: str, arch: str) -> Orchestration:
+def form_for(target: str, rows: int, keys: int) -> str:
+    """The form that serves a call; sizes of the call decide, but never its batch, so that bits do not depend on it."""
+    return DECODE if target in DECODE_TARGETS and rows <= DECODE_ROWS and keys >= DECODE_KEYS else DENSE
+
+
+def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Orchestration:
     """The orchestration that transfer starts from on this target."""
     width = max(spec.head_dim, spec.value_dim)
+    if form == DECODE:
+        return Orchestration((("n", next(columns for limit, columns in DECODE_COLUMNS if width <= limit)),))
     if target == "cpu":
         is_amx = arch == "amx" and spec.dtype is DType.BF16
         rows, columns = next(tiles for limit, tiles in (AMX_TILES if is_amx else CPU_TILES) if width <= limit)

@@ -1,0 +1,69 @@
+"""The forms of one spec on one target: for many rows, and for few rows that read many keys (decoding).
+
+Both compute the same and are verified alike; which one serves a call is decided by its sizes alone. A form is
+compiled when it is first needed, so that who never decodes never waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..ir.errors import LoweringError, ScheduleError, VerificationError
+from ..ir.spec import AttentionSpec
+from ..schedules.tuning import DECODE, DENSE, form_for
+from .compiled import Compiled, Stages, compile_spec
+from .dtypes import to_torch
+from .options import Options
+from .verification import Subject, verify_compiled
+
+__all__ = ["Forms", "finish", "runs_here"]
+
+
+class Forms:
+    """A spec's compiled forms. `function`: what it was lifted from, which verification asks; None without one."""
+
+    def __init__(self, spec: AttentionSpec, target: str, options: Options, function: Callable[..., Any] | None) -> None:
+        self.spec = spec
+        self._target = target
+        self._options = options
+        self._function = function
+        self._compiled: dict[str, Compiled] = {}
+
+    def pick(self, tensors: Sequence[torch.Tensor], stages: Stages | None = None) -> Compiled:
+        """The form for these tensors; made and verified when it is new, with `stages` begun by who traced it."""
+        q, k = tensors[:2]
+        form = form_for(self._target, q.shape[2] * self.spec.group, k.shape[2])
+        if form not in self._compiled:
+            self._compiled[form] = self._make(form, tensors, stages)
+        return self._compiled[form]
+
+    def _make(self, form: str, tensors: Sequence[torch.Tensor], stages: Stages | None) -> Compiled:
+        """Compile a form; what decoding has no form for is served by the other one."""
+        try:
+            compiled = compile_spec(self.spec, self._target, self._options.arch, stages, form)
+        except (LoweringError, ScheduleError):
+            if form != DECODE:
+                raise
+            return self._compiled.get(DENSE) or self._make(DENSE, tensors, stages)
+        example = None if self._function is None else tuple(tensors)
+        return finish(compiled, Subject(self.spec, self._function, example), self._options)
+
+
+def finish(compiled: Compiled, subject: Subject, options: Options) -> Compiled:
+    """Verify where asked and possible; VerificationError carries the whole report."""
+    if not options.verify or not runs_here(compiled.lowered.target):
+        return compiled
+    with compiled.stages.stage("verify"):
+        compiled.report = verify_compiled(compiled, subject)
+    if not compiled.report.verified:
+        what = f"{subject.spec.name} for {compiled.lowered.target} ({to_torch(subject.spec.dtype)})"
+        raise VerificationError(f"{what}: {compiled.report}")
+    return compiled
+
+
+def runs_here(target: str) -> bool:
+    """Whether this machine has a device that the target's kernels run on."""
+    return target == "cpu" or torch.cuda.is_available()
