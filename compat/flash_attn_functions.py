@@ -1,0 +1,84 @@
+"""`flash_attn_func` and `flash_attn_varlen_func`: batches of equal lengths, and sequences that lie end to end."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .flash_attn_arguments import Sequences, check_tensors, options_of, refuse_training
+from .flash_attn_forms import attend
+from .flash_attn_pages import packed_pages
+from .flash_attn_varlen import check_packed, tables_of
+
+__all__ = ["Window", "flash_attn_func", "flash_attn_varlen_func"]
+
+Window = tuple[int, int]
+
+
+def flash_attn_func(  # noqa: PLR0913 - flash-attn's signature
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Tensor:
+    """q [B, M, Hq, D], k [B, N, Hkv, D], v [B, N, Hkv, Dv] -> o [B, M, Hq, Dv].
+
+    softmax_scale: 1/sqrt(D) when None. window_size: keys seen to the left and right of the diagonal, -1 for no
+    limit. alibi_slopes: float32 [Hq] or [B, Hq], bias -slope * |i + N - M - j|. deterministic: the forward
+    always is. Raises UnsupportedSpec, TypeError, ShapeError, DTypeError or DeviceError, naming the argument.
+    """
+    caller = "flash_attn_func"
+    refuse_training(caller, dropout_p, return_attn_probs)
+    sizes = check_tensors(caller, (("q", q, "B M Hq D"), ("k", k, "B N Hkv D"), ("v", v, "B N Hkv Dv")))
+    of = Sequences(caller, sizes["B"], sizes["Hq"], sizes["D"], q.device)
+    options = options_of(of, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    o = q.new_empty((*q.shape[:3], sizes["Dv"]))
+    moved = tuple(tensor.transpose(1, 2) for tensor in (q, k, v))
+    attend("dense", moved, options.tables(sizes["B"], q.device), options, o.transpose(1, 2))
+    return o
+
+
+def flash_attn_varlen_func(  # noqa: PLR0913 - flash-attn's signature
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    block_table: Tensor | None = None,
+) -> Tensor:
+    """q [Tq, Hq, D], k [Tk, Hkv, D], v [Tk, Hkv, Dv], sequences end to end -> o [Tq, Hq, Dv].
+
+    cu_seqlens_q, cu_seqlens_k: integers [batch + 1], from 0, where each sequence ends. Rows of q after the last
+    sequence give 0. block_table [batch, pages]: k and v are then pages [pages, page_size, Hkv, D]. Other
+    arguments as in flash_attn_func.
+    """
+    caller = "flash_attn_varlen_func"
+    refuse_training(caller, dropout_p, return_attn_probs)
+    key_dims = "Tk Hkv" if block_table is None else "pages page_size Hkv"
+    sizes = check_tensors(caller, (("q", q, "Tq Hq D"), ("k", k, f"{key_dims} D"), ("v", v, f"{key_dims} Dv")))
+    totals = (sizes["Tq"], sizes.get("Tk"))
+    packed = check_packed(caller, (cu_seqlens_q, cu_seqlens_k), totals, (max_seqlen_q, max_seqlen_k))
+    of = Sequences(caller, len(packed.queries) - 1, sizes["Hq"], sizes["D"], q.device)
+    options = options_of(of, softmax_scale, causal, window_size, softcap, alibi_slopes)
+    if block_table is not None:
+        k, v = packed_pages(caller, k, v, packed.keys, block_table)
+    o = q.new_empty((*q.shape[:2], sizes["Dv"]))
+    moved = tuple(tensor.unsqueeze(0).transpose(1, 2) for tensor in (q, k, v))
+    attend("rows", moved, tables_of(packed, sizes["Tq"], options, q.device), options, o.unsqueeze(0).transpose(1, 2))
+    return o
