@@ -26,7 +26,7 @@ class Variant(NamedTuple):
     tensor of that form added before the mask. has_sink: a logit per head [Hq].
     """
 
-    scaling: float | None
+    scaling: float
     softcap: float | None
     dense: str
     has_bias: bool
@@ -49,7 +49,7 @@ def _formula(kind: MaskKind, variant: Variant) -> Callable[..., Tensor]:
         group = q.shape[1] // k.shape[1]
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if variant.scaling is None else variant.scaling)
+        scores = (q @ k.transpose(-1, -2)) * variant.scaling
         if variant.softcap is not None:
             scores = variant.softcap * torch.tanh(scores / variant.softcap)
         index = _indices(scores)

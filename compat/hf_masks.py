@@ -176,7 +176,13 @@ class SymbolicMask(Tensor):
         rule = "all" if self.kind.function is None else self.kind.function.__qualname__
         return f"SymbolicMask({tuple(self.shape)}, {rule}, aligned at {self.kind.alignment.value})"
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """A model that calls torch's attention with this mask gets ours; all else goes on to __torch_dispatch__."""
+        if func is F.scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -217,6 +223,17 @@ def _same(mask: SymbolicMask, *sizes: Any, **options: Any) -> SymbolicMask | Non
     if sizes and any(size not in (-1, own) for size, own in zip(sizes[0], mask.shape, strict=False)):
         return None
     return mask
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+    """torch.nn.functional.scaled_dot_product_attention with a SymbolicMask."""
+    from .huggingface import attention_forward
+
+    renamed = {"dropout": options.pop("dropout_p", 0.0), "scaling": options.pop("scale", None)}
+    if options.pop("is_causal", False):
+        raise UnsupportedSpec("scaled_dot_product_attention with both is_causal and a mask", hint="pass the mask alone")
+    options.pop("enable_gqa", None)
+    return attention_forward(torch.nn.Module(), query, key, value, attn_mask, **renamed)[0].transpose(1, 2)
 
 
 _OPERATIONS: dict[Any, Callable[..., Any]] = {

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..ir.errors import DTypeError, MissingExtra, ShapeError, UnsupportedSpec
+from .hf_falcon import register_falcon
 from .hf_kernels import Variant, kernel_for
 from .hf_masks import MaskKind, SymbolicMask, kind_of, make_mask
 from .hf_rules import Alignment
@@ -52,6 +53,7 @@ def register() -> None:
         raise MissingExtra("hf", "attn_implementation='tilewright'") from error
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, make_mask)
+    register_falcon(NAME)
 
 
 def attention_forward(  # noqa: PLR0913 - transformers' attention interface passes these by name
@@ -97,6 +99,7 @@ def attention_forward(  # noqa: PLR0913 - transformers' attention interface pass
         extra = (*extra, position_bias[..., : key.shape[2]])
     if s_aux is not None:
         extra = (*extra, s_aux)
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     kernel = kernel_for(kind, Variant(scaling, softcap, form, position_bias is not None, s_aux is not None))
     output = kernel(query, key, value, *tensors, *extra)
     assert isinstance(output, Tensor)

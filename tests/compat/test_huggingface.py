@@ -1,0 +1,126 @@
+"""Models of transformers compute and generate the same with attn_implementation="tilewright" as with eager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from tilewright.compat import huggingface
+
+from . import hf_models
+from .hf_models import CLIP, DECODERS, ENCODERS, SPEECH, TWO_SIDED, VIT, Architecture, load, ragged, worst
+
+NEW_TOKENS = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> None:
+    huggingface.register()
+
+
+def generated(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> list[list[int]]:
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, **options}
+    tokens: list[list[int]] = model.generate(**inputs, **options).tolist()
+    return tokens
+
+
+@pytest.mark.parametrize("architecture", DECODERS, ids=str)
+def test_a_decoder(architecture: Architecture) -> None:
+    pair = load(architecture)
+    inputs = ragged()
+    for padded in (inputs, ragged(left=False)):
+        error, budget = worst(pair, padded["attention_mask"].bool(), **padded)
+        assert error <= budget
+    want = generated(pair.eager, inputs)
+    assert len({tuple(row) for row in want}) > 1
+    assert generated(pair.ours, inputs) == want
+    assert generated(pair.ours, inputs, cache_implementation="static") == want
+
+
+@pytest.mark.parametrize("architecture", TWO_SIDED, ids=str)
+def test_an_encoder_and_decoder(architecture: Architecture) -> None:
+    pair = load(architecture)
+    for padded in (ragged(left=False), ragged()):
+        error, budget = worst(pair, **padded, decoder_input_ids=ragged((7, 7))["input_ids"])
+        assert error <= budget
+        assert generated(pair.ours, padded) == generated(pair.eager, padded)
+    assert generated(pair.ours, padded, cache_implementation="static") == generated(pair.eager, padded)
+
+
+@pytest.mark.parametrize("architecture", ENCODERS, ids=str)
+def test_an_encoder(architecture: Architecture) -> None:
+    pair = load(architecture)
+    for padded in (ragged((33, 21), left=False), ragged((33, 33))):
+        error, budget = worst(pair, padded["attention_mask"].bool(), **padded)
+        assert error <= budget
+
+
+def test_images() -> None:
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    error, budget = worst(load(VIT), pixel_values=pixels)
+    assert error <= budget
+    pair = load(CLIP)
+    for output in ("logits_per_image", "logits_per_text"):
+        error, budget = worst(pair, output=output, pixel_values=pixels, **ragged(left=False))
+        assert error <= budget
+
+
+def test_speech() -> None:
+    pair = load(SPEECH)
+    features = torch.randn(2, 8, 24, generator=torch.Generator().manual_seed(3))
+    error, budget = worst(pair, input_features=features, decoder_input_ids=ragged((7, 7))["input_ids"])
+    assert error <= budget
+    assert generated(pair.ours, {"input_features": features}) == generated(pair.eager, {"input_features": features})
+
+
+@pytest.fixture(scope="module")
+def llama() -> hf_models.Pair:
+    return load(DECODERS[0])
+
+
+def test_whole_rows(llama: hf_models.Pair) -> None:
+    error, budget = worst(llama, input_ids=ragged()["input_ids"])
+    assert error <= budget
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"use_cache": False}, {"num_beams": 2, "num_return_sequences": 2}], ids=str)
+def test_ways_to_generate(llama: hf_models.Pair, options: dict[str, Any]) -> None:
+    inputs = ragged((9, 5))
+    assert generated(llama.ours, inputs, **options) == generated(llama.eager, inputs, **options)
+
+
+def test_a_prompt_in_pieces(llama: hf_models.Pair) -> None:
+    """A cache that has seen tokens, then several at once: rows start after the cached keys."""
+    tokens = ragged((17, 17))["input_ids"]
+    with torch.no_grad():
+        cache = llama.ours(tokens[:, :6], use_cache=True).past_key_values
+        parts = llama.ours(tokens[:, 6:], past_key_values=cache).logits
+        whole = llama.ours(tokens).logits[:, 6:]
+    torch.testing.assert_close(parts, whole)
+
+
+def test_packed_sequences(llama: hf_models.Pair) -> None:
+    """Two texts in one row, told by positions that start anew: each computes as if it were alone."""
+    tokens = ragged((17,))["input_ids"]
+    positions = torch.cat([torch.arange(10), torch.arange(7)])[None]
+    error, budget = worst(llama, input_ids=tokens, position_ids=positions)
+    assert error <= budget
+    with torch.no_grad():
+        packed = llama.ours(tokens, position_ids=positions, use_cache=False).logits[:, 10:]
+        torch.testing.assert_close(packed, llama.ours(tokens[:, 10:]).logits)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_mask_that_the_user_made(llama: hf_models.Pair, additive: bool) -> None:
+    tokens = ragged((17, 17))["input_ids"]
+    position = torch.arange(17)
+    mask = (position[:, None] >= position) & ((position < 4) | (position[:, None] - position < 3))
+    added = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min).expand(2, 1, 17, 17)
+    with torch.no_grad():
+        want = llama.eager(tokens, attention_mask=added).logits
+        got = llama.ours(tokens, attention_mask=added if additive else mask.expand(2, 1, 17, 17)).logits
+    torch.testing.assert_close(got, want)
