@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.errors import ShapeError
-from .flash_attn_arguments import check_integers, values_of
+from ...ir.errors import ShapeError
+from .checks import check_integers, values_of
 
 __all__ = ["check_pages", "gathered", "packed_pages", "places"]
 

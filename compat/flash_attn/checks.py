@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.errors import DeviceError, DTypeError, ShapeError, UnsupportedSpec
-from .flash_attn_forms import UNLIMITED, Options
+from ...ir.errors import DeviceError, DTypeError, ShapeError, UnsupportedSpec
+from .forms import UNLIMITED, Options
 
 __all__ = ["Sequences", "check_integers", "check_tensors", "options_of", "refuse_training", "values_of"]
 

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.errors import ShapeError, UnsupportedSpec
-from .flash_attn_arguments import Sequences, check_integers, check_tensors, options_of, values_of
-from .flash_attn_forms import Options, attend
-from .flash_attn_pages import check_pages, gathered, places
-from .flash_attn_rotary import Rotary, rotary_of
+from ...ir.errors import ShapeError, UnsupportedSpec
+from ...kernels.kernel import Output
+from .checks import Sequences, check_integers, check_tensors, options_of, values_of
+from .forms import Options, attend
+from .pages import check_pages, gathered, places
+from .rotary import Rotary, rotary_of
 
 __all__ = ["flash_attn_with_kvcache"]
 
@@ -105,8 +106,8 @@ def flash_attn_with_kvcache(  # noqa: PLR0913 - flash-attn's signature
     if k is not None and v is not None:
         cache.append(k, v)
     o = q.new_empty((*q.shape[:3], sizes["Dv"]))
-    lse = _attend(cache, q, new, options, o)
-    return (o, lse) if return_softmax_lse else o
+    found = _attend(cache, q, new, options, o.transpose(1, 2), return_softmax_lse)
+    return (o, found[1]) if return_softmax_lse else o
 
 
 def _check_shapes(
@@ -186,17 +187,17 @@ def _rotated(
     return rotary.rotate(q, of_q), rotary.rotate(k, start + steps[:, : k.shape[1]])
 
 
-def _attend(cache: Cache, q: Tensor, new: int, options: Options, o: Tensor) -> Tensor:
-    """Attend to the cache, `new` tokens longer than its lengths say; returns lse [B, Hq, M]."""
+def _attend(cache: Cache, q: Tensor, new: int, options: Options, out: Tensor, return_lse: bool) -> Output:
+    """Attend to the cache, `new` tokens longer than its lengths say, into out [B, Hq, M, Dv]."""
     batch, longest = q.shape[0], max(cache.lengths, default=0) + new
     k, v = cache.read(longest)
     moved = tuple(tensor.transpose(1, 2) for tensor in (q, k, v))
     tables = options.tables(batch, q.device)
     if cache.first is None and longest == min(cache.lengths, default=0) + new:
-        return attend("dense", moved, tables, options, o.transpose(1, 2))
+        return attend("dense", moved, tables, options, out, return_lse)
     last = _longer(cache.length_table + new)
     first = torch.zeros_like(last) if cache.first is None else _longer(cache.first)
-    return attend("cache", moved, {"first": first, "last": last} | tables, options, o.transpose(1, 2))
+    return attend("cache", moved, {"first": first, "last": last} | tables, options, out, return_lse)
 
 
 def _longer(table: Tensor) -> Tensor:

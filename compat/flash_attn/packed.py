@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ir.errors import ShapeError
-from .flash_attn_functions import Window, flash_attn_func, flash_attn_varlen_func
+from ...ir.errors import ShapeError
+from .functions import Window, flash_attn_func, flash_attn_varlen_func
 
 __all__ = [
     "flash_attn_kvpacked_func",

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.api import compile as compile_kernel
-from ..kernels.kernel import Kernel
+from ...kernels.api import compile as compile_kernel
+from ...kernels.kernel import Kernel, Output
 
 __all__ = ["UNLIMITED", "Form", "Options", "attend", "scalar"]
 
@@ -75,8 +75,10 @@ _kernels: dict[Form, Kernel] = {}
 _lock = threading.Lock()
 
 
-def attend(keys: str, tensors: Sequence[Tensor], tables: Named, options: Options, out: Tensor) -> Tensor:
-    """Run the form's kernel on q, k, v [B, H, length, D] into `out` [B, Hq, M, Dv]; returns lse [B, Hq, M].
+def attend(
+    keys: str, tensors: Sequence[Tensor], tables: Named, options: Options, out: Tensor, return_lse: bool = False
+) -> Output:
+    """Run the form's kernel on q, k, v [B, H, length, D] into `out` [B, Hq, M, Dv] (and lse [B, Hq, M]).
 
     keys: dense, cache or rows. tables: the captured tensors that say which keys are seen, and `slopes` where
     there are any.
@@ -89,8 +91,7 @@ def attend(keys: str, tensors: Sequence[Tensor], tables: Named, options: Options
         named["softcap"] = scalar(options.softcap, torch.float32, q.device)
     form = Form(keys, tuple(named))
     kernel = _kernels.get(form) or _new_kernel(form)
-    _, lse = kernel(*tensors, *named.values(), return_lse=True, out=out)
-    return lse
+    return kernel(*tensors, *named.values(), return_lse=return_lse, out=out)
 
 
 def _new_kernel(form: Form) -> Kernel:

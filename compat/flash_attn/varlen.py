@@ -1,8 +1,8 @@
 """Sequences that lie end to end: cu_seqlens checked, and turned into what each row of tokens may see.
 
 Row i of sequence s, with Mq queries and Nk keys, lies on the diagonal at key start_k + (i - start_q) + Nk - Mq of the
-row of all keys. Its window around that, cut to the sequence's own keys, is the range first <= j < last. No token is copied,
-nothing is padded, and the kernel's loops skip what no row of a tile sees.
+row of all keys. Its window around that, cut to the sequence's own keys, is the range first <= j < last. No token is
+copied, nothing is padded, and the kernel's loops skip what no row of a tile sees.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.errors import ShapeError
-from .flash_attn_arguments import check_integers, values_of
-from .flash_attn_forms import Options
+from ...ir.errors import ShapeError
+from .checks import check_integers, values_of
+from .forms import Options
 
 __all__ = ["Packed", "check_packed", "tables_of"]
 
@@ -77,7 +77,7 @@ def _check_longest(name: str, starts: tuple[int, ...], most: Any) -> None:
 
 
 def tables_of(packed: Packed, total: int, options: Options, device: torch.device) -> dict[str, Tensor]:
-    """The captured tables of form `rows`: first and last, with slopes also diagonal and slopes; one entry a row, and one.
+    """The captured tables of form `rows`: first and last, with slopes two more; an entry a row, and one.
 
     total: rows of q; those after the last sequence see nothing.
     """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .flash_attn_arguments import Sequences, check_tensors, options_of, refuse_training
-from .flash_attn_forms import attend
-from .flash_attn_pages import packed_pages
-from .flash_attn_varlen import check_packed, tables_of
+from .checks import Sequences, check_tensors, options_of, refuse_training
+from .forms import attend
+from .pages import packed_pages
+from .varlen import check_packed, tables_of
 
 __all__ = ["Window", "flash_attn_func", "flash_attn_varlen_func"]
 

@@ -10,9 +10,10 @@ Interface: https://github.com/Dao-AILab/flash-attention (flash_attn_interface.py
 
 from __future__ import annotations
 
-from .flash_attn_cache import flash_attn_with_kvcache
-from .flash_attn_functions import flash_attn_func, flash_attn_varlen_func
-from .flash_attn_packed import (
+from .arguments import ARGUMENTS
+from .cache import flash_attn_with_kvcache
+from .functions import flash_attn_func, flash_attn_varlen_func
+from .packed import (
     flash_attn_kvpacked_func,
     flash_attn_qkvpacked_func,
     flash_attn_varlen_kvpacked_func,
@@ -20,6 +21,7 @@ from .flash_attn_packed import (
 )
 
 __all__ = [
+    "ARGUMENTS",
     "flash_attn_func",
     "flash_attn_kvpacked_func",
     "flash_attn_qkvpacked_func",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.errors import DeviceError, DTypeError, ShapeError
+from ...ir.errors import DeviceError, DTypeError, ShapeError
 
 __all__ = ["Rotary", "rotary_of"]
 
