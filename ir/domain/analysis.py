@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..dtypes import Kind
-from ..expr import COMPARISON, Expr, Op, apply, const, loads, var
+from ..expr import COMPARISON, Expr, Op, apply, const, load, loads, rebuild, var
 from .arithmetic import scalar
 from .fold import FALSE, TRUE, all_of, any_of, is_at_most_zero, negated
 from .interval import UNKNOWN, UNKNOWN_FLOAT, Interval, Truth
 from .linear import Linear
 from .rules import RULES
-from .summaries import Summary, indexed_by, summary_load, summary_pair
+from .summaries import Summary, block_of, indexed_by, summary_pair
 
 _MAX_EXPANSIONS = 4  # of |x|, min, max and where in one comparison; beyond it their bounds are taken
 UNDECIDED = Truth(may=TRUE, must=FALSE)
@@ -110,23 +110,32 @@ class Analysis:
         return low, high
 
     def _load(self, e: Expr) -> Interval:
-        unknown = UNKNOWN_FLOAT if e.kind is Kind.FLOAT else UNKNOWN
-        tables = self._tables(e)
-        if tables is None:
-            return unknown
-        low, high = (summary_load(table, e) for table in tables)
+        found = self._least_and_greatest(e)
+        if found is None:
+            return UNKNOWN_FLOAT if e.kind is Kind.FLOAT else UNKNOWN
+        low, high = found
+        if low is high:
+            return scalar(low)
         sane = apply(Op.LE, low, high) if e.kind is Kind.FLOAT else TRUE
         return Interval(low, high, sane, e.kind is not Kind.FLOAT)
 
-    def _tables(self, e: Expr) -> tuple[Summary, Summary] | None:
-        """The summaries that bound a LOAD, None when its indices are not plain rows and columns."""
-        axes = indexed_by(e, tuple(self.tiles))
+    def _least_and_greatest(self, e: Expr) -> tuple[Expr, Expr] | None:
+        """Elements that bound a LOAD over the box, the same one twice where the box has only one.
+
+        None when its indices are neither rows or columns nor blocks of them that fit the tiles.
+        """
+        e = rebuild(e, tuple(block_of(arg, self.tiles) for arg in e.args))
+        if not self.depends(e):
+            return e, e
+        axes = indexed_by(e, self.tiles)
         others = [arg for n, arg in enumerate(e.args) if n not in axes]
-        if len(set(axes.values())) != len(axes) or any(self.depends(arg) for arg in others):
+        if len({axis for axis, _ in axes.values()}) != len(axes) or any(self.depends(arg) for arg in others):
             return None
-        tables = summary_pair(e, tuple(axes), tuple(self.tiles[axis] for axis in axes.values()))
+        tables = summary_pair(e, {n: elements for n, (_, elements) in axes.items()})
         self.summaries.update({table.name: table for table in tables})
-        return tables
+        indices = [var(f"{axes[n][0].attr}_tile") if n in axes else arg for n, arg in enumerate(e.args)]
+        least, greatest = (load(table.name, tuple(indices), table.kind) for table in tables)
+        return least, greatest
 
     def truth(self, e: Expr) -> Truth:
         """What is known of a condition over the box."""
@@ -140,8 +149,8 @@ class Analysis:
         if not self.depends(e):
             return Truth(e, e)
         if e.op is Op.LOAD:
-            tables = self._tables(e)
-            return Truth(*(summary_load(table, e) for table in reversed(tables))) if tables else UNDECIDED
+            found = self._least_and_greatest(e)
+            return Truth(may=found[1], must=found[0]) if found else UNDECIDED
         rule = _LOGIC.get(e.op)
         if rule is None:
             return UNDECIDED

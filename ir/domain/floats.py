@@ -7,14 +7,16 @@ import math
 from ..dtypes import Kind
 from ..expr import Expr, Op, apply, const
 from .arithmetic import magnitude
-from .fold import TRUE, all_of, maximum, minimum
+from .fold import TRUE, all_of, any_of, maximum, minimum
 from .interval import UNKNOWN_FLOAT, ZERO, Context, Interval, finite, mapped, widened
 
 
 def divide(context: Context, e: Expr) -> Interval:
     x, y = context.interval(e.args[0]), context.interval(e.args[1])
-    if context.depends(e.args[1]) or y.low is None or x.low is None or x.high is None:
+    if context.depends(e.args[1]) or y.low is None or y.high is None or x.low is None or x.high is None:
         return UNKNOWN_FLOAT
+    if y.low is not y.high:
+        return _by_rounded(x, y, tuple(apply(Op.DIV, a, b) for a in (x.low, x.high) for b in (y.low, y.high)))
     low, high = apply(Op.DIV, x.low, y.low), apply(Op.DIV, x.high, y.low)
     if not y.is_nonnegative:
         low, high = minimum(low, high), maximum(low, high)
@@ -22,6 +24,13 @@ def divide(context: Context, e: Expr) -> Interval:
     nonzero = TRUE if y.low.op is Op.CONST and y.low.attr else apply(Op.NE, y.low, zero)
     sane = all_of(finite(x), finite(y), nonzero)
     return widened(low, high, sane, x.is_finite and nonzero is TRUE)
+
+
+def _by_rounded(x: Interval, y: Interval, ends: tuple[Expr, ...]) -> Interval:
+    """x / y for a divisor that is known up to rounding; `ends` are the quotients of all bounds."""
+    zero = const(0.0)
+    nonzero = [] if y.low is None or y.high is None else [apply(Op.LT, zero, y.low), apply(Op.LT, y.high, zero)]
+    return widened(minimum(*ends), maximum(*ends), all_of(finite(x), finite(y), any_of(*nonzero)), False)
 
 
 def power(context: Context, e: Expr) -> Interval:

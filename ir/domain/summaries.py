@@ -6,13 +6,14 @@ decided per tile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..dtypes import Kind
-from ..expr import Expr, Op, load, var
+from ..expr import Expr, Op, apply, var
 
 Array = npt.NDArray[np.generic]
 
@@ -33,25 +34,43 @@ class Summary:
     kind: Kind
 
 
-def summary_pair(node: Expr, positions: tuple[int, ...], tiles: tuple[int, ...]) -> tuple[Summary, Summary]:
-    """The min and max tables of a LOAD over tiles of `positions`, named like `documents_min_1x128`."""
-    where = "_".join(f"{position}x{tile}" for position, tile in zip(positions, tiles, strict=True))
+def summary_pair(node: Expr, spans: Mapping[int, int]) -> tuple[Summary, Summary]:
+    """The min and max tables of a LOAD, over `spans[p]` elements of dimension p, named like `documents_min_1x128`."""
+    where = "_".join(f"{position}x{span}" for position, span in spans.items())
     tensor = str(node.attr)
     least, greatest = (
-        Summary(f"{tensor}_{op}_{where}", tensor, op, positions, tiles, node.kind) for op in ("min", "max")
+        Summary(f"{tensor}_{op}_{where}", tensor, op, tuple(spans), tuple(spans.values()), node.kind)
+        for op in ("min", "max")
     )
     return least, greatest
 
 
-def summary_load(summary: Summary, node: Expr) -> Expr:
-    """The summary's element for the LOAD `node`: row i becomes tile number i_tile, other indices stay."""
-    indices = tuple(var(f"{arg.attr}_tile") if n in summary.positions else arg for n, arg in enumerate(node.args))
-    return load(summary.name, indices, summary.kind)
+def indexed_by(node: Expr, tiles: Mapping[Expr, int]) -> dict[int, tuple[Expr, int]]:
+    """The dimensions of a LOAD that a tile of rows or columns reads in one run: the variable, the run's length.
+
+    The index is the variable, or its block (i // 16 where tiles of i have a multiple of 16).
+    """
+    found = {}
+    for n, arg in enumerate(node.args):
+        axis, size = _block(arg)
+        if axis in tiles and tiles[axis] % size == 0:
+            found[n] = axis, tiles[axis] // size
+    return found
 
 
-def indexed_by(node: Expr, variables: tuple[Expr, ...]) -> dict[int, Expr]:
-    """The dimensions of a LOAD whose index is exactly one of `variables`, with that variable."""
-    return {n: arg for n, arg in enumerate(node.args) if arg.op is Op.VAR and arg in variables}
+def block_of(index: Expr, tiles: Mapping[Expr, int]) -> Expr:
+    """An index that is one for the whole tile (i // 128 for tiles of 64) by the tile's first element; else itself."""
+    axis, size = _block(index)
+    if axis not in tiles or size == 1 or size % tiles[axis] != 0:
+        return index
+    return apply(Op.FLOORDIV, var(f"{axis.attr}_lo"), size)
+
+
+def _block(index: Expr) -> tuple[Expr, int]:
+    """(i, 16) for i // 16; (index, 1) for anything else."""
+    if index.op is Op.FLOORDIV and index.args[1].op is Op.CONST and (size := int(str(index.args[1].attr))) > 0:
+        return index.args[0], size
+    return index, 1
 
 
 def summarise(tensor: Array, summary: Summary) -> Array:

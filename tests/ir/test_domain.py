@@ -79,6 +79,10 @@ SOUND = {
     "additive_bias": load("bias", (i, j), Kind.FLOAT) > -np.inf,
     "parity_switch": select(equal(h % 2, 0), CAUSAL, near(i, j, 3)),
     "exclusive": apply(Op.XOR, CAUSAL, j < 9),
+    "blocks": bools("blocks", i // 8, j // 8),
+    "causal_blocks": CAUSAL & bools("blocks", i // 16, j // 4),
+    "ids_of_blocks": equal(ints("sorted", b, i // 4), ints("sorted_columns", b, j // 4)),
+    "by_what_is_zero": const(-np.inf) < cast(i, DType.F32) / apply(Op.TANH, cast(b - 1, DType.F32)),
 }
 SHAPES = [
     (64, 64, 16, 16),
@@ -103,6 +107,7 @@ def tensors(rows: int, columns: int) -> dict[str, np.ndarray]:
         "prefix": np.array([3, 11]), "length": np.array([13, 29]), "mask": mask,
         "limit": rng.integers(0, columns + 1, rows),
         "bias": bias, "answer": answer, "slope": np.array([0.25, 0.5], np.float32),
+        "blocks": rng.random((-(-rows // 8), -(-columns // 4))) < 0.4,
         "row_mask": np.arange(rows) % 20 < 17, "column_mask": np.arange(columns) % 23 > 4,
         "sorted": np.sort(rng.integers(0, 5, (2, rows))),
         "sorted_columns": np.sort(rng.integers(0, 5, (2, columns))),

@@ -86,6 +86,21 @@ def test_documents_are_asked_per_tile() -> None:
     assert {str(node.args[-1]) for node in loads(loop.may_rest)} == {"i_tile", "j_tile"}
 
 
+@pytest.mark.parametrize(
+    ("size", "asked"), [(128, "blocks[i_lo // 128, j_lo // 128]"), (16, "blocks_max_0x2_1x4[i_tile, j_tile]")]
+)
+def test_blocks_are_asked_per_tile(size: int, asked: str) -> None:
+    """Of blocks that hold whole tiles the one element is read; of smaller ones any of a tile's."""
+    loop = domain.plan(load("blocks", (i // size, j // size), Kind.BOOL), 32, 64)
+    assert str(loop.may_rest) == asked
+
+
+def test_blocks_that_tiles_cut_are_left_open() -> None:
+    loop = domain.plan(load("blocks", (i // 96, j // 96), Kind.BOOL), 32, 64)
+    assert loop.may_rest is const(True)
+    assert loop.full_lo is loop.full_hi
+
+
 def test_rows_that_keep_nothing_visit_nothing() -> None:
     """A condition on rows alone is asked once per row tile, not per column tile."""
     loop = domain.plan(i < load("length", (b,), Kind.INT), 32, 64)

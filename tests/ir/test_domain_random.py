@@ -30,6 +30,7 @@ INT_LEAVES = (
     st.sampled_from([i, j, i, j, i - j, M, N, b, h])
     | LITERALS
     | st.sampled_from([load("rows", (b, i), Kind.INT), load("columns", (j,), Kind.INT), load("signed", (h,), Kind.INT)])
+    | st.sampled_from([load("rows", (b, i // 3), Kind.INT), load("columns", (j // 2,), Kind.INT)])
 )
 FLOATS_OF_INTS = [DType.F32, DType.F16]
 MONOTONE = [
