@@ -92,7 +92,12 @@ ENCODERS = (
     ),
 )  # fmt: skip
 VIT = Architecture("vit", "ViTForImageClassification", "ViTConfig", IMAGE)
-CLIP = Architecture("clip", "CLIPModel", "CLIPConfig", {"text_config": {**TEXT, "eos_token_id": 2}, "vision_config": IMAGE, "projection_dim": 16})
+CLIP = Architecture(
+    "clip",
+    "CLIPModel",
+    "CLIPConfig",
+    {"text_config": {**TEXT, "eos_token_id": 2}, "vision_config": IMAGE, "projection_dim": 16},
+)
 SPEECH = Architecture("whisper", "WhisperForConditionalGeneration", "WhisperConfig", WHISPER)
 
 
@@ -112,7 +117,8 @@ def load(architecture: Architecture) -> Pair:
     made = getattr(transformers, architecture.model)
     options = {"experts_implementation": "eager"} if "num_experts_per_tok" in architecture.options else {}
     models = [
-        made._from_config(copy.deepcopy(config), attn_implementation=name, **options) for name in ("eager", "tilewright")
+        made._from_config(copy.deepcopy(config), attn_implementation=name, **options)
+        for name in ("eager", "tilewright")
     ]
     torch.manual_seed(0)
     with torch.no_grad():
@@ -137,7 +143,9 @@ class InFloat64(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def worst(pair: Pair, seen: torch.Tensor | None = None, output: str = "logits", **inputs: torch.Tensor) -> tuple[float, float]:
+def worst(
+    pair: Pair, seen: torch.Tensor | None = None, output: str = "logits", **inputs: torch.Tensor
+) -> tuple[float, float]:
     """Largest error of ours, and what it may be: twice eager's own error against float64, and four roundings.
 
     seen: which positions [B, M] count; all if None.

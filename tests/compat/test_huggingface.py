@@ -87,7 +87,9 @@ def test_whole_rows(llama: hf_models.Pair) -> None:
     assert error <= budget
 
 
-@pytest.mark.parametrize("options", [{"num_beams": 3}, {"use_cache": False}, {"num_beams": 2, "num_return_sequences": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 3}, {"use_cache": False}, {"num_beams": 2, "num_return_sequences": 2}], ids=str
+)
 def test_ways_to_generate(llama: hf_models.Pair, options: dict[str, Any]) -> None:
     inputs = ragged((9, 5))
     assert generated(llama.ours, inputs, **options) == generated(llama.eager, inputs, **options)

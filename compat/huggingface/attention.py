@@ -1,12 +1,4 @@
-"""Hugging Face transformers: `register()`, then attn_implementation="tilewright" in any model that uses its interface.
-
-    from tilewright.compat import huggingface
-    huggingface.register()
-    model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="tilewright")
-
-Two functions are registered: one makes masks (hf_masks.py), the other computes attention. Each variant is compiled and
-verified at its first call and serves every length after that. docs/compat.md says what becomes of every argument.
-"""
+"""The attention function of the interface: which kernel serves a call, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,44 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.errors import DTypeError, MissingExtra, ShapeError, UnsupportedSpec
-from .hf_falcon import register_falcon
-from .hf_kernels import Variant, kernel_for
-from .hf_masks import MaskKind, SymbolicMask, kind_of, make_mask
-from .hf_rules import Alignment
+from ...ir.errors import DTypeError, ShapeError, UnsupportedSpec
+from .arguments import NOT_HONOURED
+from .kernels import Variant, kernel_for
+from .masks import MaskKind, SymbolicMask, kind_of
+from .rules import Alignment
 
-__all__ = ["NAME", "attention_forward", "make_mask", "register"]
-
-NAME = "tilewright"
-USE_SDPA = "use attn_implementation='sdpa' or 'eager' for it"
-
-# Keyword arguments that would change the result and cannot be honoured, and what to do.
-REFUSED = {
-    "output_attentions": "no kernel forms the attention weights; use attn_implementation='eager' to look at them",
-    "head_mask": "heads are not weighted; scale the rows of the output projection instead",
-    "cu_seq_lens_q": "packed sequences are told by position_ids that start anew at 0 and no attention_mask",
-    "cu_seq_lens_k": "packed sequences are told by position_ids that start anew at 0 and no attention_mask",
-    "seq_idx": "packed sequences are told by position_ids that start anew at 0 and no attention_mask",
-    "cache": f"continuous batching keeps its keys in pages; {USE_SDPA}",
-    "indices": f"sparse attention over chosen keys; {USE_SDPA}",
-    "block_indices": f"sparse attention over chosen blocks; {USE_SDPA}",
-    "sinks": "pass the logits per head as s_aux",
-}
-
-
-def register() -> None:
-    """Make attn_implementation="tilewright" known to transformers, for all models; calling it again changes nothing.
-
-    Raises MissingExtra without transformers.
-    """
-    try:
-        from transformers import AttentionInterface
-        from transformers.masking_utils import AttentionMaskInterface
-    except ImportError as error:
-        raise MissingExtra("hf", "attn_implementation='tilewright'") from error
-    AttentionInterface.register(NAME, attention_forward)
-    AttentionMaskInterface.register(NAME, make_mask)
-    register_falcon(NAME)
+__all__ = ["attention_forward"]
 
 
 def attention_forward(  # noqa: PLR0913 - transformers' attention interface passes these by name
@@ -71,13 +32,14 @@ def attention_forward(  # noqa: PLR0913 - transformers' attention interface pass
     position_bias: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [B, Hq, M, D], key [B, Hkv, N, D], value [B, Hkv, N, Dv] -> [B, M, Hq, Dv].
+    """transformers' attention interface.
 
+    query [B, Hq, M, D], key [B, Hkv, N, D], value [B, Hkv, N, Dv] -> o [B, M, Hq, Dv], and None for the weights.
     attention_mask: what `make_mask` made, a dense mask [B|1, Hq|1, M|1, N] (bool, or added to the scores), or None:
     causal if is_causal (the module's own where it is None) and M > 1. Raises UnsupportedSpec for an argument that
     cannot be honoured, and where a gradient is wanted.
     """
-    if dropout or not others.keys().isdisjoint(REFUSED):
+    if dropout or not others.keys().isdisjoint(NOT_HONOURED):
         _refuse(dropout, others)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         raise UnsupportedSpec(
@@ -137,8 +99,8 @@ def _plain(window: int | None) -> MaskKind:
 
     if window is None:
         return kind_of(None, Alignment.START, is_padded=False)[0]
-    function = masking_utils.sliding_window_causal_mask_function(window) if window else masking_utils.causal_mask_function
-    return kind_of(function, Alignment.END, is_padded=False)[0]
+    causal, windowed = masking_utils.causal_mask_function, masking_utils.sliding_window_causal_mask_function
+    return kind_of(windowed(window) if window else causal, Alignment.END, is_padded=False)[0]
 
 
 def _dense(mask: object, columns: int) -> Tensor:
@@ -161,7 +123,7 @@ def _refuse(dropout: float, others: dict[str, Any]) -> None:
         raise UnsupportedSpec(
             f"dropout={dropout}: attention weights are not dropped", hint="model.eval(), or attention_dropout=0.0"
         )
-    for name in REFUSED:
+    for name, instead in NOT_HONOURED.items():
         given = others.get(name)
         if given is not None and given is not False:
-            raise UnsupportedSpec(f"{name} under attn_implementation='tilewright'", hint=REFUSED[name])
+            raise UnsupportedSpec(f"{name} under attn_implementation='tilewright'", hint=instead)

@@ -25,7 +25,7 @@ def register_falcon(name: str) -> None:
 
     def made(config: Any, layer_idx: int | None = None) -> Any:
         if config.alibi:
-            from ..ir.errors import UnsupportedSpec
+            from ...ir.errors import UnsupportedSpec
 
             raise UnsupportedSpec(
                 "Falcon with alibi=True adds its biases to the mask itself",

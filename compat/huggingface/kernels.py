@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.kernel import Kernel
-from ..kernels.options import Options
-from ..kernels.specialisers import FunctionSpecialiser
-from .hf_masks import Index, MaskKind
+from ...kernels.kernel import Kernel
+from ...kernels.options import Options
+from ...kernels.specialisers import FunctionSpecialiser
+from .masks import Index, MaskKind
 
 __all__ = ["Variant", "kernel_for"]
 

@@ -1,9 +1,9 @@
 """Masks as transformers makes them, kept symbolic: which rule, and the few tensors that vary, never [B, 1, M, N].
 
-transformers describes a mask as a function of indices, composed in its masking_utils. `make_mask` is registered there: it
-finds the rule's `MaskKind`, one per way of composing it, and hands the model a `SymbolicMask`, which looks like the
-bool tensor the model expects and has no memory. Lengths, offsets and padding are sizes or tensors, so a growing
-cache stays with its kinds, and each kind with its kernels.
+transformers describes a mask as a function of indices, composed in its masking_utils. `make_mask` is registered
+there: it finds the rule's `MaskKind`, one per way of composing it, and hands the model a `SymbolicMask`, which looks
+like the bool tensor the model expects and has no memory. Lengths, offsets and padding are sizes or tensors, so
+a growing cache stays with its kinds, and each kind with its kernels.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ir.errors import ShapeError, UnsupportedSpec
-from ..kernels.closures import Captures
-from .hf_rules import Alignment, rule_of
+from ...ir.errors import ShapeError, UnsupportedSpec
+from ...kernels.closures import Captures
+from .rules import Alignment, rule_of
 
 __all__ = ["MaskKind", "SymbolicMask", "kind_of", "make_mask"]
 
@@ -227,7 +227,7 @@ def _same(mask: SymbolicMask, *sizes: Any, **options: Any) -> SymbolicMask | Non
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
     """torch.nn.functional.scaled_dot_product_attention with a SymbolicMask."""
-    from .huggingface import attention_forward
+    from .attention import attention_forward
 
     renamed = {"dropout": options.pop("dropout_p", 0.0), "scaling": options.pop("scale", None)}
     if options.pop("is_causal", False):

@@ -14,7 +14,7 @@ from enum import Enum
 from types import CodeType, ModuleType
 from typing import Any
 
-from ..ir.errors import MissingExtra
+from ...ir.errors import MissingExtra
 
 __all__ = ["Alignment", "Rule", "rule_of"]
 
@@ -50,7 +50,7 @@ class Known:
 
 
 def rule_of(function: MaskFunction | None, q_offset: int, kv_offset: int, rows: int, columns: int) -> Rule:
-    """How to count rows and keys for a function of absolute positions, offsets and lengths as transformers gives them."""
+    """How to count rows and keys, for a function of absolute positions and transformers' offsets and lengths."""
     known = _known()
     leaves = [leaf.__code__ for leaf in _leaves(function, known)] if function is not None else [known.causal]
     function = function or _masking().causal_mask_function
@@ -87,7 +87,8 @@ def _counted_from(function: MaskFunction, origin: int, known: Known) -> MaskFunc
         parts = [_counted_from(part, origin, known) for part in _cell(function, "mask_functions")]
         combined: MaskFunction = masking.and_masks(*parts)
         return combined
-    moved: MaskFunction = masking.chunked_overlay(_cell(function, "chunk_size"), _cell(function, "left_padding") - origin)
+    size, padding = _cell(function, "chunk_size"), _cell(function, "left_padding")
+    moved: MaskFunction = masking.chunked_overlay(size, padding - origin)
     return moved
 
 
