@@ -43,7 +43,7 @@ from .program import (
     Wait,
     WaitGroup,
 )  # fmt: skip
-from .sharing import shared_parts
+from .sharing import numbered_names, shared_parts
 from .spec import (
     MASK_PARAMETERS,
     SCORE_PARAMETERS,
@@ -167,7 +167,7 @@ def _add_region(out: Listing, region: Region) -> None:
     params = ", ".join(f"{p.name}: {p.kind.value}" for p in region.params)
     out.region_lines[region.name] = out.add(1, f"def {region.name}({params}):")
     taken = free_vars(region.body) | {str(node.attr) for node in walk(region.body) if node.op in (Op.LOAD, Op.CALL)}
-    bindings, result = shared_parts(region.body, taken)
+    bindings, result = shared_parts(region.body, numbered_names(taken).__next__)
     for name, value in bindings:
         out.add(2, f"{name} = {print_expr(value)}")
     out.add(2, f"return {print_expr(result)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from .expr import Expr, rebuild, var, walk
 
@@ -10,14 +10,13 @@ LEAST_SIZE = 6  # nodes of a part that gets a name
 Binding = tuple[str, Expr]
 
 
-def shared_parts(root: Expr, taken: Iterable[str] = (), least: int = LEAST_SIZE) -> tuple[list[Binding], Expr]:
+def shared_parts(root: Expr, name: Callable[[], str]) -> tuple[list[Binding], Expr]:
     """(bindings, result): each binding may read those before it, and the result all of them.
 
     rewrite:
         exp(x * x + 1.0) / (exp(x * x + 1.0) + y)      ->      t1 = exp(x * x + 1.0); t1 / (t1 + y)
-    Names are t1, t2, … except those taken.
+    `name` gives a name that nothing else has.
     """
-    used = set(taken)
     counts: dict[Expr, int] = {}
     for node in walk(root):
         for arg in node.args:
@@ -25,14 +24,19 @@ def shared_parts(root: Expr, taken: Iterable[str] = (), least: int = LEAST_SIZE)
     bindings: list[Binding] = []
     short: dict[Expr, Expr] = {}
     sizes: dict[Expr, int] = {}
-    number = 0
     for node in walk(root):
         short[node] = rebuild(node, tuple(short[arg] for arg in node.args))
         sizes[node] = 1 + sum(sizes[arg] for arg in node.args)
-        if counts.get(node, 0) < 2 or sizes[node] < least:
-            continue
-        while (name := f"t{(number := number + 1)}") in used:
-            pass
-        bindings.append((name, short[node]))
-        short[node], sizes[node] = var(name, node.kind), 1
+        if counts.get(node, 0) > 1 and sizes[node] >= LEAST_SIZE:
+            bindings.append((name(), short[node]))
+            short[node], sizes[node] = var(bindings[-1][0], node.kind), 1
     return bindings, short[root]
+
+
+def numbered_names(taken: Iterable[str]) -> Iterator[str]:
+    """t1, t2, … without those that are taken."""
+    used, number = set(taken), 0
+    while True:
+        number += 1
+        if f"t{number}" not in used:
+            yield f"t{number}"

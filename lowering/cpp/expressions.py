@@ -29,6 +29,7 @@ FUNCTION = {
     Op.SIN: "sin", Op.COS: "cos", Op.FLOOR: "floor", Op.FLOORDIV: "floor_div", Op.MOD: "floor_mod",
 }  # fmt: skip
 INTEGER_BOUND = {Op.MIN: "min", Op.MAX: "max"}
+NARROW = {DType.U8: "{0} & 255", DType.I8: "({0} << 24) >> 24", DType.I16: "({0} << 16) >> 16"}
 ROUNDED = {DType.BF16: "round_bf16", DType.F16: "round_f16"}
 
 
@@ -91,7 +92,11 @@ def emit(root: Expr, lanes: Lanes, indent: str, lines: list[str], names: Names) 
             uses[arg] = uses.get(arg, 0) + 1
     done: dict[Expr, Term] = {}
     for node in walk(root):
-        term = _emit_node(node, [done[arg] for arg in node.args], lanes)
+        shifted = _shifted_bits(node)
+        if shifted is not None:
+            term = _shift(done[shifted[0]], shifted[1])
+        else:
+            term = _emit_node(node, [done[arg] for arg in node.args], lanes)
         if uses.get(node, 0) > 1 and node.op not in (Op.CONST, Op.VAR):
             name = names.fresh("t")
             kind = (VECTOR if term.wide else SCALAR)[term.kind]
@@ -99,6 +104,20 @@ def emit(root: Expr, lanes: Lanes, indent: str, lines: list[str], names: Names) 
             term = Term(name, term.kind, term.wide)
         done[node] = term
     return done[root]
+
+
+def _shifted_bits(node: Expr) -> tuple[Expr, int] | None:
+    """(x, n) of (x >> n) & (2^(32 - n) - 1): the bits of a word without its sign."""
+    if node.op is not Op.BITAND or node.args[0].op is not Op.SHR:
+        return None
+    (value, by), mask = node.args[0].args, node.args[1]
+    if by.op is not Op.CONST or mask.op is not Op.CONST or not isinstance(by.attr, int) or not 0 < by.attr < 32:
+        return None
+    return (value, by.attr) if mask.attr == (1 << (32 - by.attr)) - 1 else None
+
+
+def _shift(value: Term, by: int) -> Term:
+    return Term(f"shift_bits({value.text}, {by})", Kind.INT, value.wide)
 
 
 def _emit_node(node: Expr, args: list[Term], lanes: Lanes) -> Term:
@@ -202,11 +221,17 @@ def _cast(node: Expr, arg: Term) -> Term:
         return arg if arg.kind is Kind.BOOL else Term(f"{_paren(arg)} != {zero}", Kind.BOOL, arg.wide, tight=False)
     if node.kind is Kind.INT:
         to_int = "to_int" if arg.wide else "int"
-        return arg if arg.kind is Kind.INT else Term(f"{to_int}({arg.text})", Kind.INT, arg.wide)
+        whole = arg if arg.kind is Kind.INT else Term(f"{to_int}({arg.text})", Kind.INT, arg.wide)
+        return _narrow(whole, NARROW[node.attr]) if node.attr in NARROW else whole
     value = as_float(arg)
     if node.attr in ROUNDED:
         return Term(f"{ROUNDED[node.attr]}({value.text})", Kind.FLOAT, value.wide)
     return value
+
+
+def _narrow(whole: Term, form: str) -> Term:
+    """The low bits of an integer, as a narrower type holds them; words of 32 bits are what is computed with."""
+    return Term(form.format(_paren(whole)), Kind.INT, whole.wide, tight=False)
 
 
 def _load(node: Expr, args: list[Term], lanes: Lanes) -> Term:

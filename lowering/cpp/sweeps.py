@@ -283,10 +283,18 @@ def _crossing(run: Run) -> set[str]:
 
 
 def _rounded(run: Run) -> set[str]:
-    """Names whose value is rounded to bfloat16 in the run."""
-    lets = [s for sweep in run.sweeps for s in sweep.statements if isinstance(s, Let)]
-    casts = [s.value for s in lets if s.value.op is Op.CAST and s.value.attr is DType.BF16]
-    return {str(value.args[0].attr) for value in casts if value.args[0].op is Op.VAR}
+    """Names whose value is rounded to bfloat16 in the run, as it is or as a factor."""
+    lets = {s.name: s.value for sweep in run.sweeps for s in sweep.statements if isinstance(s, Let)}
+    casts = [value.args[0] for value in lets.values() if value.op is Op.CAST and value.attr is DType.BF16]
+    found: set[str] = set()
+    for value in casts:
+        found |= {str(factor.attr) for factor in _factors(value) if factor.op is Op.VAR}
+    scaled = [factor for name in found if name in lets for factor in _factors(lets[name])]
+    return found | {str(factor.attr) for factor in scaled if factor.op is Op.VAR}
+
+
+def _factors(value: Expr) -> list[Expr]:
+    return [part for arg in value.args for part in _factors(arg)] if value.op is Op.MUL else [value]
 
 
 def _names(value: Expr) -> set[str]:

@@ -10,6 +10,7 @@ from ...ir.expr import Expr, Op, free_vars, loads, substitute, transform, var
 from ...ir.printer import Path
 from ...ir.program import Alloc, Program, Region
 from ...ir.shapes import COMPUTED, Shapes, TileType, infer, program_line
+from ...ir.sharing import shared_parts
 from ...ir.spec import SIZES
 from .expressions import ExpressionWriter, folded
 from .functions import FUNCTIONS
@@ -37,6 +38,13 @@ class Names:
     def rename(self, name: str, text: str) -> None:
         """Write a name of the program as `text`, a fresh name."""
         self._renamed[name] = text
+
+    def numbered(self, name: str) -> str:
+        """A name nobody has yet: `name` and the first free number."""
+        number = 1
+        while f"{name}{number}" in self._taken:
+            number += 1
+        return self.fresh(f"{name}{number}")
 
     def fresh(self, name: str) -> str:
         """A name nobody has yet: `name`, or with underscores after it."""
@@ -174,6 +182,10 @@ def _add_region(context: Context, region: Region) -> None:
     local = Shapes(context.shapes.sizes, names={p.name: TileType(COMPUTED[p.kind]) for p in region.params})
     writer = ExpressionWriter(local, context.names, str, {}, context.functions)
     arguments = ", ".join(context.names(name) for name in (*(p.name for p in parameters), *sizes))
-    context.region_functions[region.name] = (
-        f"@triton.jit\ndef {context.names(region.name)}({arguments}):\n    return {writer.text(body, ())}\n"
-    )
+    bindings, result = shared_parts(body, lambda: context.names.numbered("part"))
+    for name, value in bindings:
+        local.names[name] = TileType(COMPUTED[value.kind])
+        writer.may_be_negative.add(name)
+    lines = [*(f"{name} = {writer.text(value, ())}" for name, value in bindings), f"return {writer.text(result, ())}"]
+    text = "".join(f"    {line}\n" for line in lines)
+    context.region_functions[region.name] = f"@triton.jit\ndef {context.names(region.name)}({arguments}):\n{text}"

@@ -203,7 +203,8 @@ class ExpressionWriter:
             return f"tl.cast({self.text(value, axes)}, {TRITON_TYPES[dtype]})"
         if dtype is DType.BOOL:
             return f"({self._operand(value, axes, COMPARE + 1)} != 0)"
-        if dtype is self.dtype(value):
+        is_computed = value.kind is Kind.INT and value.op is not Op.VAR  # in 32 bits or in 64
+        if dtype is self.dtype(value) and not is_computed:
             return self.text(value, axes, ATOM)
         return f"{self.text(value, axes, ATOM)}.to({TRITON_TYPES[dtype]})"
 

@@ -11,9 +11,11 @@ from ...ir.expr import Expr, Op, free_vars, transform, var, walk
 from ...ir.printer import TERM, Path
 from ...ir.program import Alloc, Gemm, Grid, ReduceAdd, Statement, TileLoop, Tiles, statements
 from ...ir.shapes import TileType
+from ...ir.sharing import shared_parts
 from .bound import expressions_of, tile_references
 from .context import Context
 from .expressions import ExpressionWriter, folded
+from .layout import statement_lines
 from .loops import is_heavier_later
 from .memory import element_place, load_lines
 from .statements import WRITERS
@@ -181,7 +183,20 @@ class KernelWriter:
 
     def text(self, expr: Expr, axes: tuple[str, ...], path: Path, context: int = 0) -> str:
         """Text of an expression over `axes`, after the lines that it needs."""
-        return self.expressions.text(self.prepare(expr, path), axes, context)
+        return self.expressions.text(self.share(self.prepare(expr, path)), axes, context)
+
+    def share(self, ready: Expr) -> Expr:
+        """The expression with large parts that it uses twice replaced by names, after the lines of those."""
+        bindings, result = shared_parts(ready, lambda: self.context.names.numbered("part"))
+        for name, value in bindings:
+            own = self.expressions.axes(value)
+            self.line(*statement_lines(f"{name} = ", self.expressions.text(value, own)))
+            self._has_wide_loads |= len(own) > 1  # which ask for as many registers
+            self.shapes.names[name] = TileType(self.expressions.dtype(value), own)
+            self.expressions.may_be_negative.add(name)
+            if self.is_wide(value) and value.op is not Op.CAST:
+                self.wide.add(name)
+        return result
 
     def _resolve(self, node: Expr) -> Expr | None:
         if node.op is not Op.CALL:

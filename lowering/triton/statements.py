@@ -89,7 +89,7 @@ def _let(writer: KernelWriter, s: Let, path: Path) -> None:
         return
     ready = writer.prepare(s.value, path)
     axes = writer.shapes.names[s.name].axes
-    text = writer.expressions.text(ready, axes)
+    text = writer.expressions.text(writer.share(ready), axes)
     if set(writer.expressions.axes(ready)) != set(axes):
         text = f"tl.broadcast_to({text}, {_shape(writer, axes)})"
     if ready.kind is Kind.INT:

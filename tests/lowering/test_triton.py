@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 
-from tilewright.ir.parser import parse_program, parse_spec
+from tilewright.ir.parser import parse_program
 from tilewright.ir.program import Program
 from tilewright.ir.spec import AttentionSpec
 from tilewright.ir.transfer import Orchestration, transfer
-from tilewright.kernels.dtypes import as_array, to_torch
+from tilewright.kernels.dtypes import as_array
 from tilewright.kernels.oracle import distance, expect
 from tilewright.kernels.references import reference_program
 from tilewright.lowering import TARGETS
@@ -20,90 +18,16 @@ from tilewright.lowering.triton.interpreter import interpret
 from tilewright.lowering.triton.target import import_source
 from tilewright.schedules.tuning import choose
 
-TEXT = """\
-@attention(D={d}, Dv={dv}, group={group})
-def variant(q: {t}[B, Hq, M, D], k: {t}[B, Hkv, N, D], v: {t}[B, Hkv, N, Dv]{captured}):
-    def score(s: float, b: int, h: int, i: int, j: int):
-        return {score}
+from . import variants
+from .variants import VARIANTS, Variant, named_sizes
 
-    def keep(b: int, h: int, i: int, j: int):
-        return {keep}
-
-{weight}    return {normaliser}
-"""
 SMALL = Orchestration((("m", 32), ("n", 16)))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One spec: expressions as text, captured tensors as parameters of the spec."""
-
-    score: str = "s * 0.2"
-    keep: str = "True"
-    captured: str = ""
-    normaliser: str = "softmax()"
-    weight: str = ""
-
-    def spec(self, d: int = 40, dv: int = 32, group: int = 2, dtype: str = "f32") -> AttentionSpec:
-        weight = ""
-        if self.weight:
-            weight = f"    def weight(s: float, b: int, h: int, i: int, j: int):\n        return {self.weight}\n\n"
-        captured = f", {self.captured}" if self.captured else ""
-        return parse_spec(
-            TEXT.format(d=d, dv=dv, group=group, t=dtype, captured=captured, score=self.score, keep=self.keep,
-                        weight=weight, normaliser=self.normaliser)
-        )  # fmt: skip
-
-
-VARIANTS = {
-    "full": Variant(),
-    "causal": Variant(keep="j <= i"),
-    "causal-bottom-right": Variant(keep="j <= i + N - M"),
-    "window": Variant(keep="(j <= i) & (i - j < 20)"),
-    "softcap": Variant(score="20.0 * tanh(s * 0.05)", keep="j <= i"),
-    "alibi": Variant(score="s * 0.2 - slopes[h] * f32(i - j)", keep="j <= i", captured="slopes: f32[Hq]"),
-    "alibi-by-formula": Variant(score="s * 0.2 - exp2(0.0 - 8.0 * f32(h + 1) / f32(Hq)) * f32(abs(i - j))"),
-    "bias": Variant(score="s * 0.2 + bias[h, i, j]", captured="bias: f32[Hq, M, N]"),
-    "bias-bf16": Variant(score="s * 0.2 + bias[0, i, j]", captured="bias: bf16[1, M, N]"),
-    "relative-table": Variant(score="s * 0.2 + table[min(max(i - j, 0 - 8), 8) + 8, h]", captured="table: f32[17, Hq]"),
-    "buckets": Variant(score="s * 0.2 + table[(i - j) // 16 + 4]", captured="table: f32[9]"),
-    "documents": Variant(keep="(doc[b, i] == doc[b, j]) & (j <= i)", captured="doc: i32[B, N]"),
-    "captured-mask": Variant(keep="mask[b, 0, i, j]", captured="mask: bool[B, 1, M, N]"),
-    "padding": Variant(keep="j < lengths[b]", captured="lengths: i64[B]"),
-    "prefix": Variant(keep="(j <= i) | (j < prefix[b])", captured="prefix: i32[B]"),
-    "dilated": Variant(keep="(j <= i) & ((i - j) % 3 == 0)"),
-    "sink": Variant(normaliser="softmax(sink=sinks[h])", keep="j <= i", captured="sinks: f32[Hq]"),
-    "sigmoid": Variant(normaliser="elementwise()", weight="sigmoid(s - log(f32(N)))", keep="j <= i"),
-    "relu2": Variant(normaliser="elementwise()", weight="max(s, 0.0) * max(s, 0.0) / f32(N)"),
-    "powers": Variant(normaliser="elementwise()", weight="pow(abs(s), 1.5) * erf(s) + pow(s, 3.0)"),
-    "row-sum": Variant(normaliser="row_sum(epsilon=0.001)", weight="exp(s)"),
-    "nothing-kept": Variant(keep="(j <= i) & (i % 2 == 0)"),
-}
-
-
-def captured(name: str, shape: list[int], dtype: torch.dtype, columns: int) -> torch.Tensor:
-    if name == "doc":
-        return (torch.arange(shape[-1]) // 19).expand(shape).to(dtype).contiguous()
-    if dtype is torch.bool:
-        return torch.rand(shape) < 0.6
-    if not dtype.is_floating_point:
-        return torch.randint(1, columns + 1, shape, dtype=dtype)
-    return torch.randn(shape).to(dtype)
 
 
 def arguments(
     spec: AttentionSpec, batch: int = 1, heads: int = 4, rows: int = 37, columns: int = 53
 ) -> list[torch.Tensor]:
-    torch.manual_seed(0)
-    rows = columns if "doc" in {tensor.name for tensor in spec.captured} else rows
-    sizes = {"B": batch, "Hq": heads, "Hkv": heads // spec.group, "M": rows, "N": columns}
-    sizes |= {"D": spec.head_dim, "Dv": spec.value_dim}
-    tensors = []
-    for t in spec.tensors:
-        shape = [d if isinstance(d, int) else sizes[d] for d in t.dims]
-        drawn = torch.randn(shape).to(to_torch(t.dtype))
-        tensors.append(drawn if t.name in "qkv" else captured(t.name, shape, drawn.dtype, columns))
-    return tensors
+    return variants.arguments(spec, named_sizes(spec, batch, heads, rows, columns))
 
 
 def program_of(spec: AttentionSpec, how: Orchestration = SMALL) -> Program:
@@ -112,11 +36,7 @@ def program_of(spec: AttentionSpec, how: Orchestration = SMALL) -> Program:
 
 def check(spec: AttentionSpec, tensors: list[torch.Tensor], program: Program | None = None) -> None:
     """The interpreted source within the budget of the low-precision reference, output and lse."""
-    outputs = interpret(program or program_of(spec), tensors)
-    expected = expect(None, spec, tensors)
-    assert distance(as_array(outputs[0]), expected.o.exact) <= expected.o.budget
-    if len(outputs) > 1:
-        assert distance(as_array(outputs[1]), expected.lse.exact) <= expected.lse.budget
+    variants.check(spec, tensors, interpret(program or program_of(spec), tensors))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

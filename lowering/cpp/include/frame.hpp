@@ -13,6 +13,7 @@ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 // Dividing by zero gives 0: it happens only where the result is not used, and must not trap there.
 inline int floor_div(int a, int b) { return b == 0 ? 0 : a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 inline int floor_mod(int a, int b) { return a - b * floor_div(a, b); }
+inline int shift_bits(int a, int n) { return int(unsigned(a) >> n); }
 
 // A tensor of RANK dimensions; strides count elements.
 template <class T, int RANK> struct Tensor {

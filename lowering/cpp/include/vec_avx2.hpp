@@ -64,6 +64,7 @@ inline vi operator|(vi a, vi b) { return _mm256_or_si256(a.v, b.v); }
 inline vi operator^(vi a, vi b) { return _mm256_xor_si256(a.v, b.v); }
 inline vi operator<<(vi a, vi n) { return _mm256_sllv_epi32(a.v, n.v); }
 inline vi operator>>(vi a, vi n) { return _mm256_srav_epi32(a.v, n.v); }
+inline vi shift_bits(vi a, int n) { return _mm256_srli_epi32(a.v, n); }  // zeros come in from the left
 inline vm operator<(vi a, vi b) { return {_mm256_cmpgt_epi32(b.v, a.v)}; }
 inline vm operator<=(vi a, vi b) { return !(b < a); }
 inline vm operator==(vi a, vi b) { return {_mm256_cmpeq_epi32(a.v, b.v)}; }

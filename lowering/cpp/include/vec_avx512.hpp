@@ -59,6 +59,7 @@ inline vi operator|(vi a, vi b) { return _mm512_or_si512(a.v, b.v); }
 inline vi operator^(vi a, vi b) { return _mm512_xor_si512(a.v, b.v); }
 inline vi operator<<(vi a, vi n) { return _mm512_sllv_epi32(a.v, n.v); }
 inline vi operator>>(vi a, vi n) { return _mm512_srav_epi32(a.v, n.v); }
+inline vi shift_bits(vi a, int n) { return _mm512_srli_epi32(a.v, unsigned(n)); }  // zeros come in from the left
 inline vm operator<(vi a, vi b) { return {_mm512_cmplt_epi32_mask(a.v, b.v)}; }
 inline vm operator<=(vi a, vi b) { return {_mm512_cmple_epi32_mask(a.v, b.v)}; }
 inline vm operator==(vi a, vi b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }

@@ -74,6 +74,7 @@ inline vi operator|(vi a, vi b) { return a.v | b.v; }
 inline vi operator^(vi a, vi b) { return a.v ^ b.v; }
 inline vi operator<<(vi a, vi n) { return a.v << n.v; }
 inline vi operator>>(vi a, vi n) { return a.v >> n.v; }
+inline vi shift_bits(vi a, int n) { return (a.v >> n) & ints(vi(int((1u << (32 - n)) - 1u)).v); }  // zeros come in
 inline vm operator<(vi a, vi b) { return {a.v < b.v}; }
 inline vm operator<=(vi a, vi b) { return {a.v <= b.v}; }
 inline vm operator==(vi a, vi b) { return {a.v == b.v}; }
