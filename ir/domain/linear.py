@@ -114,7 +114,7 @@ def is_nonnegative(e: Expr) -> bool:
     """
     if (value := literal(e)) is not None:
         return value >= 0
-    if e.op is Op.VAR or e.op is Op.ABS:
+    if e.op in (Op.VAR, Op.INDEX, Op.ABS):
         return True
     if e.op is Op.MOD:
         return is_nonnegative(e.args[1])
