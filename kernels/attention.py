@@ -6,8 +6,9 @@ Tensors in their closures become captured tensors, so new values never recompile
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
@@ -22,10 +23,9 @@ from .specialisers import FunctionSpecialiser, fits
 
 __all__ = ["attention"]
 
-Modifiers = tuple[Modifier | None, Modifier | None]
 MAX_KERNELS = 256
 
-_kernels: dict[Hashable, Kernel] = {}
+_kernels: dict[Hashable, tuple[Kernel, Formula]] = {}
 _lock = threading.Lock()
 
 
@@ -47,23 +47,69 @@ def attention(  # noqa: PLR0913 - the signature is public contract
     where a query sees a key. scale: of q · k, 1/sqrt(D) when None. enable_gqa: allow Hq to be a multiple of
     Hkv. deterministic: the forward always is. Raises UnsupportedSpec, ShapeError, DTypeError, DeviceError.
     """
-    captures = Captures((score_mod, mask_mod))
-    key = captures.key, scale
-    kernel = _kernels.get(key)
-    if kernel is None:
+    pair = Pair((score_mod, mask_mod))
+    key = pair.captures.key, scale
+    known = _kernels.get(key)
+    if known is None:
         check_attention((q, k, v))
-        kernel = _new_kernel(key, captures, (score_mod, mask_mod), scale)
+        known = _new_kernel(key, pair, scale)
+    kernel, formula = known
+    formula.pair = pair
     if not enable_gqa and q.dim() == 4 and k.dim() == 4 and q.shape[1] != k.shape[1]:
         raise ShapeError(f"q has Hq={q.shape[1]} heads and k has Hkv={k.shape[1]}; pass enable_gqa=True to share heads")
-    return kernel(q, k, v, *captures.tensors, return_lse=return_lse)
+    return kernel(q, k, v, *pair.captures.tensors, return_lse=return_lse)
 
 
-def _new_kernel(key: Hashable, captures: Captures, modifiers: Modifiers, scale: float | None) -> Kernel:
+class Pair:
+    """The two callables of one call, with what they capture now."""
+
+    __slots__ = ("captures", "modifiers")
+
+    def __init__(self, modifiers: tuple[Modifier | None, Modifier | None]) -> None:
+        self.modifiers = modifiers
+        self.captures = Captures(modifiers)
+
+
+class Formula:
+    """The formula as a plain PyTorch function of q, k, v and the captured tensors.
+
+    `pair` is that of the last call: equal in all but tensors to the others, and its tensors are there to be found.
+    """
+
+    __name__ = "attention"
+    __signature__ = inspect.signature(lambda q, k, v, *captured: None)
+
+    def __init__(self, pair: Pair, scale: float | None) -> None:
+        self.pair = pair
+        self.scale = scale
+
+    @property
+    def __wrapped__(self) -> Modifier | None:
+        """The user's function, for messages."""
+        return next((modifier for modifier in self.pair.modifiers if modifier), None)
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *captured: torch.Tensor) -> torch.Tensor:
+        """o, with scores in memory."""
+        pair = self.pair
+        score_mod, mask_mod = (m and pair.captures.rebuild(m, captured) for m in pair.modifiers)
+        group = q.shape[1] // k.shape[1]
+        if group > 1:
+            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if self.scale is None else self.scale)
+        index = [torch.arange(size, device=scores.device) for size in scores.shape]
+        if score_mod is not None:
+            scores = mapped(score_mod, index, scores)
+        if mask_mod is not None:
+            scores = torch.where(mapped(mask_mod, index), scores, float("-inf"))
+        return torch.softmax(scores, dim=-1) @ v
+
+
+def _new_kernel(key: Hashable, pair: Pair, scale: float | None) -> tuple[Kernel, Formula]:
     with _lock:
         if len(_kernels) >= MAX_KERNELS:
             _kernels.clear()
-        function = _eager(captures, modifiers, scale)
-        return _kernels.setdefault(key, Kernel(IndexSpecialiser(function, Options())))
+        formula = Formula(pair, scale)
+        return _kernels.setdefault(key, (Kernel(IndexSpecialiser(formula, Options())), formula))
 
 
 class IndexSpecialiser(FunctionSpecialiser):
@@ -80,25 +126,3 @@ class IndexSpecialiser(FunctionSpecialiser):
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor with every dim of 1 repeated."""
     return tensor.expand([2 if size == 1 else size for size in tensor.shape])
-
-
-def _eager(
-    captures: Captures, modifiers: Modifiers, scale: float | None
-) -> Callable[..., torch.Tensor]:
-    """The formula as a plain PyTorch function of q, k, v and the captured tensors."""
-
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *captured: torch.Tensor) -> torch.Tensor:
-        score_mod, mask_mod = (m and captures.rebuild(m, captured) for m in modifiers)
-        group = q.shape[1] // k.shape[1]
-        if group > 1:
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        index = [torch.arange(size, device=scores.device) for size in scores.shape]
-        if score_mod is not None:
-            scores = mapped(score_mod, index, scores)
-        if mask_mod is not None:
-            scores = torch.where(mapped(mask_mod, index), scores, float("-inf"))
-        return torch.softmax(scores, dim=-1) @ v
-
-    attention.__wrapped__ = next((m for m in modifiers if m), None)  # type: ignore[attr-defined]
-    return attention

@@ -22,7 +22,7 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     made: list[object] = []
     original = module._new_kernel
 
-    def counting(*args: Any) -> tw.Kernel:
+    def counting(*args: Any) -> Any:
         made.append(args)
         return original(*args)
 
@@ -117,3 +117,18 @@ def test_indices_that_change_are_checked_again() -> None:
     ids[7] = 4
     with pytest.raises(tw.ShapeError, match=r"= 0\.\.4 of dimension 0, which has size 4"):
         tw.attention(*qkv(), by_document)
+
+
+def test_names_that_are_bound_anew_are_found_for_another_type() -> None:
+    """The pair is known from a call in float32; the first call in bfloat16 traces what the names mean now."""
+    ids = torch.arange(LENGTH) // 5
+
+    def same(b: Any, h: Any, i: Any, j: Any) -> torch.Tensor:
+        return ids[i] == ids[j]
+
+    tw.attention(*qkv(), mask_mod=same)
+    ids = torch.arange(LENGTH) // 9
+    half = [x.bfloat16() for x in qkv()]
+    keep = ids[:, None] == ids[None, :]
+    wanted = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in half), attn_mask=keep)
+    torch.testing.assert_close(tw.attention(*half, mask_mod=same).double(), wanted, rtol=0.03, atol=0.03)
