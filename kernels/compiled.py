@@ -90,6 +90,10 @@ class Compiled:
                 self._launch = TARGETS[self.lowered.target].load(self.lowered, self.program)
         return self._launch
 
+    def use(self, launch: Launch | None) -> None:
+        """Launch this way, with nothing to build; None leaves it to `launch`."""
+        self._launch = launch
+
     def run(self, tensors: Sequence[torch.Tensor], sizes: dict[str, int]) -> dict[str, torch.Tensor]:
         """Allocate the outputs, launch, and return them by name."""
         outputs = {p.name: self.empty(p, sizes, tensors[0].device) for p in self.outputs}

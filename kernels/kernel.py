@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 
@@ -69,9 +69,8 @@ class Kernel(Runner):
 
         out: memory for o, [B, Hq, M, Dv] of any strides; it is allocated where None is given.
         """
-        if is_watched():
-            return self._watched((q, k, v, *captured), return_lse, out)
-        return self._direct((q, k, v, *captured), return_lse, out)
+        tensors = (q, k, v, *captured)
+        return self._watched(tensors, return_lse, out) if is_watched() else self._direct(tensors, return_lse, out)
 
     def _direct(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
         plan = self._plans.get(_layout(tensors, return_lse, out))
@@ -174,11 +173,28 @@ class Kernel(Runner):
         """Its verification report; None when it was compiled with verify=False."""
         return self.compiled.report
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Write source, program.txt, spec.txt and manifest.json; `tilewright.load` reads them back."""
+    def save(self, directory: str | os.PathLike[str], *, binary: bool | Sequence[str] = False) -> Path:
+        """Write source, program.txt, spec.txt and manifest.json; `tilewright.load` reads them back.
+
+        binary: add the built library, so that loading with binary=True needs no compiler; or the levels of the
+        instruction set to build for ("avx2", "avx512", …), to ship to other processors.
+        """
         from .saved import save
 
-        return save(self.compiled, Path(directory))
+        isas = [self.compiled.lowered.arch] if binary is True else list(binary or ())
+        return save(self.compiled, Path(directory), isas)
+
+    def __repr__(self) -> str:
+        if self._compiled is None:
+            return "<Kernel, compiled at its first call>"
+        return f"<Kernel {self.program.name} for {self.compiled.lowered.target}, {self.compiled.inputs[0].dtype.value}>"
+
+    def __reduce__(self) -> NoReturn:
+        """A kernel holds machine code; it is neither pickled nor copied, and may be shared instead."""
+        raise TilewrightError(
+            "a Kernel is not pickled or deep-copied; share the object within a process, and between processes use "
+            "kernel.save(DIRECTORY) and tilewright.load(DIRECTORY)"
+        )
 
 
 def _layout(tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> object:

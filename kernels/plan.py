@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import torch
 
@@ -55,8 +55,10 @@ class Plan:
 
     def __call__(self, tensors: Tensors, out: torch.Tensor | None = None) -> Output:
         """Allocate (all but `out`), launch, return."""
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            refuse_grad()
+        if torch.is_grad_enabled():
+            for tensor in tensors:
+                if tensor.requires_grad:
+                    refuse_grad()
         o = _empty(self.outputs[0]) if out is None else out
         if len(self.outputs) == 1:
             if self.run is not None:
@@ -73,7 +75,7 @@ def _empty(like: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
-def refuse_grad() -> None:
+def refuse_grad() -> NoReturn:
     """There is no backward: say so instead of losing gradients."""
     raise UnsupportedSpec(
         "an input requires grad, and this kernel has no backward",

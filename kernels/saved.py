@@ -1,7 +1,8 @@
-"""A kernel as a directory: source, program.txt, spec.txt, manifest.json. Nothing in it is executed.
+"""A kernel as a directory: source, program.txt, spec.txt, manifest.json, and built libraries if asked for.
 
 Loading parses the program's text, lowers it again and compares with the saved source, so a directory can do
-no more than the program that one can read in it. The manifest's hashes find damaged files.
+no more than the program that one can read in it: nothing else in it is executed, but for a library when the caller
+of `load` asks for it. The manifest's hashes find damaged files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ import torch
 from ..ir.errors import TilewrightError
 from ..ir.parser import parse_program, parse_spec
 from ..ir.printer import print_program, print_spec
-from ..lowering import TARGETS
+from ..lowering import TARGETS, Launch
+from . import binaries
 from .compiled import Compiled, lower_program
-from .files import write_text
+from .files import write_bytes, write_text
 from .kernel import Kernel
 from .report import Report
 from .specialisers import FixedSpecialiser
+from .torch_ops import register
 from .version import VERSION
 
 __all__ = ["MANIFEST", "contents", "load", "load_compiled", "manifest_of", "manifest_text", "save"]
@@ -39,12 +43,18 @@ MAX_FILE_BYTES = 4 << 20
 LOADABLE = {"cpu", "triton"}
 
 
-def save(compiled: Compiled, directory: Path) -> Path:
-    """Write a kernel's files, each whole or not at all, the manifest last; returns the directory."""
+def save(compiled: Compiled, directory: Path, isas: Iterable[str] = ()) -> Path:
+    """Write a kernel's files, each whole or not at all, the manifest last; returns the directory.
+
+    isas: instruction set levels to put a built library in for.
+    """
     files = contents(compiled)
+    libraries = binaries.built(compiled, isas) if isas else {}
     for name, text in files.items():
         write_text(directory / name, text)
-    write_text(directory / MANIFEST, manifest_text(compiled, files))
+    for name, data in libraries.items():
+        write_bytes(directory / name, data)
+    write_text(directory / MANIFEST, manifest_text(compiled, files, libraries))
     return directory
 
 
@@ -74,9 +84,10 @@ def source_name(compiled: Compiled) -> str:
     return "kernel." + compiled.lowered.extension.lstrip(".")
 
 
-def manifest_text(compiled: Compiled, files: dict[str, str]) -> str:
+def manifest_text(compiled: Compiled, files: dict[str, str], libraries: dict[str, bytes] | None = None) -> str:
     """The manifest as JSON text."""
-    return json.dumps(manifest_of(compiled, files), indent=2) + "\n"
+    manifest = manifest_of(compiled, files) | {"binaries": binaries.rows(libraries or {})}
+    return json.dumps(manifest, indent=2) + "\n"
 
 
 def manifest_of(compiled: Compiled, files: dict[str, str]) -> dict[str, Any]:
@@ -100,20 +111,28 @@ def manifest_of(compiled: Compiled, files: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def load(directory: str | os.PathLike[str]) -> Kernel:
-    """A saved kernel; nothing is traced. TilewrightError for a directory that is damaged or changed."""
-    compiled = load_compiled(Path(directory))
-    return Kernel(FixedSpecialiser(compiled), compiled)
+def load(directory: str | os.PathLike[str], *, binary: bool = False) -> Kernel:
+    """A saved kernel; nothing is traced. TilewrightError for a directory that is damaged or changed.
+
+    binary: run the library in the directory, which needs no compiler here. It is machine code: say so only of
+    directories whose writer you trust. Where none fits this machine a BinaryWarning says why and the source is
+    built, as it is without `binary`. Exported programs find the kernel from now on.
+    """
+    compiled = load_compiled(Path(directory), binary=binary)
+    kernel = Kernel(FixedSpecialiser(compiled), compiled)
+    register(kernel)
+    return kernel
 
 
-def load_compiled(directory: Path) -> Compiled:
+def load_compiled(directory: Path, *, binary: bool = False) -> Compiled:
     """Read, check and lower again. A directory from another version of Tilewright is lowered by this one."""
     manifest = _read_manifest(directory)
     texts = {name: _read_checked(directory, name, digest) for name, digest in manifest["sha256"].items()}
     if PROGRAM not in texts or manifest["source"] not in texts:
         raise TilewrightError(f"{directory}: {MANIFEST} does not list {PROGRAM} and the source; save the kernel again")
     spec = parse_spec(texts[SPEC]) if SPEC in texts else None
-    compiled = lower_program(parse_program(texts[PROGRAM]), manifest["target"], manifest["arch"], spec=spec)
+    arch = binaries.arch_here(manifest["target"], manifest["arch"])
+    compiled = lower_program(parse_program(texts[PROGRAM]), manifest["target"], arch, spec=spec)
     same = compiled.lowered.source == texts[manifest["source"]]
     if not same and manifest["tilewright"] == VERSION:
         raise TilewrightError(
@@ -122,7 +141,16 @@ def load_compiled(directory: Path) -> Compiled:
         )
     if same and manifest["report"] is not None:
         compiled.report = manifest["report"]
+    if binary:
+        compiled.use(_launch(directory, manifest, compiled, same))
     return compiled
+
+
+def _launch(directory: Path, manifest: dict[str, Any], compiled: Compiled, is_same: bool) -> Launch | None:
+    if is_same:
+        return binaries.launch_of(directory, manifest, compiled)
+    binaries.warn(f"{directory}: saved by Tilewright {manifest['tilewright']}, this is {VERSION}")
+    return None
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
@@ -134,6 +162,9 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             raise TypeError("a field of the wrong type")
         if data["format"] != FORMAT or data["target"] not in LOADABLE:
             raise ValueError(f"format {data['format']}, target {data['target']!r}")
+        data["binaries"] = [
+            {name: str(row[name]) for name in ("file", "isa", "system", "sha256")} for row in data.get("binaries", ())
+        ]
         data["report"] = None if data.get("report") is None else Report.from_json(data["report"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TilewrightError(

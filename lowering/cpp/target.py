@@ -15,6 +15,8 @@ from ..toolchain import cpu_isa
 from .kernel import render, size_names
 
 INCLUDES = Path(__file__).parent / "include"
+SERIAL_PRODUCTS = 1 << 20  # some 25 microseconds of one core: waking others costs as much
+LEAST_ROWS, LEAST_COLUMNS = 16, 64  # few rows cost as much as this many, keys are packed by this many
 _workspace = threading.local()
 
 
@@ -34,8 +36,15 @@ class CpuTarget:
 
     def load(self, lowered: Lowered, program: Program) -> Launch:
         """Compile (through the cache), load, and wrap the entry point."""
-        library = load_shared_library(build_shared_library(lowered.source, lowered.arch, INCLUDES))
-        return CpuLaunch(library, program)
+        return self.load_library(self.build(lowered), program)
+
+    def build(self, lowered: Lowered) -> Path:
+        """The shared library of a source, from the cache where it is there."""
+        return build_shared_library(lowered.source, lowered.arch, INCLUDES)
+
+    def load_library(self, path: Path, program: Program) -> Launch:
+        """A library that `build` made, here or elsewhere, of this program."""
+        return CpuLaunch(load_shared_library(path), program)
 
 
 class CpuLaunch:
@@ -48,7 +57,7 @@ class CpuLaunch:
         self._bytes = library.workspace_bytes
         self._bytes.argtypes = (ctypes.c_void_p,)
         self._bytes.restype = ctypes.c_int64
-        self._sizes = size_names(program)
+        self._sizes, self._fixed = size_names(program), program.fixed
         ranks = [len(param.dims) for param in program.params]
         self._addresses = tuple(sum(1 + 2 * rank for rank in ranks[:n]) for n in range(len(ranks)))
         self._array = ctypes.c_int64 * (sum(1 + 2 * rank for rank in ranks) + len(self._sizes) + 1)
@@ -60,6 +69,8 @@ class CpuLaunch:
     def bind(self, tensors: Sequence[Any], sizes: Mapping[str, int], given: int) -> Callable[[Sequence[Any]], None]:
         """A launch for tensors of these shapes and strides, which is given the first `given` of them; the others,
         contiguous outputs that nobody reads, go to workspace. It may be called by several threads at once."""
+        import torch
+
         values: list[int] = []
         for tensor in tensors:
             values += [0, *tensor.stride(), *tensor.shape]
@@ -69,15 +80,23 @@ class CpuLaunch:
         for position, tensor in zip(self._addresses[given:], tensors[given:], strict=True):
             spare[position] = needed
             needed += _rounded(tensor.numel() * tensor.element_size())
-        return self._bound(frame, tuple(self._addresses[:given]), needed, tuple(spare.items()))
+        count_threads = _one_thread if self._is_small(sizes) else torch.get_num_threads
+        return self._bound(frame, needed, spare, count_threads)
+
+    def _is_small(self, sizes: Mapping[str, int]) -> bool:
+        """Whether one thread is done before others would have begun."""
+        known = {**self._fixed, **sizes}
+        if not known.keys() >= {"B", "Hq", "M", "N", "D", "Dv"}:
+            return False
+        scores = known["B"] * known["Hq"] * max(known["M"], LEAST_ROWS) * max(known["N"], LEAST_COLUMNS)
+        return scores * (known["D"] + known["Dv"]) <= SERIAL_PRODUCTS
 
     def _bound(
-        self, frame: Any, addresses: tuple[int, ...], needed: int, spare: tuple[tuple[int, int], ...]
+        self, frame: Any, needed: int, spare: dict[int, int], count_threads: Callable[[], int]
     ) -> Callable[[Sequence[Any]], None]:
-        """`frame` lacks the addresses only; each call fills in a copy of it."""
-        import torch
-
-        copy, run, num_threads = self._array.from_buffer_copy, self._run, torch.get_num_threads
+        """`frame` lacks addresses only; each call fills in a copy of it."""
+        copy, run = self._array.from_buffer_copy, self._run
+        addresses = self._addresses[: len(self._addresses) - len(spare)]
 
         def launch(tensors: Sequence[Any]) -> None:
             array = copy(frame)
@@ -85,11 +104,15 @@ class CpuLaunch:
                 array[position] = tensor.data_ptr()
             if needed:
                 array[-1] = workspace = _workspace_address(needed)
-                for position, offset in spare:
+                for position, offset in spare.items():
                     array[position] = workspace + offset
-            run(array, num_threads())
+            run(array, count_threads())
 
         return launch
+
+
+def _one_thread() -> int:
+    return 1
 
 
 def _rounded(size_bytes: int) -> int:
