@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ..program import Program
 from ..spec import AttentionSpec
+from .packing import pack_operands
 from .rules import transfer as transfer_semantics
-from .tiling import pack_operands, retile, set_launch
+from .tiling import retile, set_launch
 
 __all__ = ["Orchestration", "pack_operands", "retile", "set_launch", "transfer", "transfer_semantics"]
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ..dtypes import DType, Kind
 from ..edit import edit_program, expressions, map_expressions, without_factor
 from ..errors import ScheduleError
-from ..expr import Expr, Op, apply, call, cast, const, select, transform, var, walk
+from ..expr import Expr, Op, apply, call, cast, const, select, substitute, transform, var, walk
 from ..program import (
     Fill,
     Gemm,
@@ -32,7 +32,8 @@ from .unread import drop_unread
 
 LOG2E = math.log2(math.e)
 ROLES = ("score", "keep")  # the regions that transfer replaces
-RESCALES = ("rescale", "rescale_there")  # factors that only a running maximum needs
+LENGTHS = {"M": "rows", "N": "columns"}  # the sizes that sequences may have of their own, and the regions that say so
+RESCALES = ("rescale", "rescale_here", "rescale_there")  # factors that only a running maximum needs
 
 
 def transfer(reference: Program, spec: AttentionSpec) -> Program:
@@ -47,22 +48,24 @@ def transfer(reference: Program, spec: AttentionSpec) -> Program:
 
 
 def bind_tensors(program: Program, spec: AttentionSpec) -> Program:
-    """Give the parameters the spec's element type and dims, and append its captured tensors.
+    """Give q, k, v and o the spec's element type, and put its captured tensors behind them; others stay as they are.
 
     needs: parameters q, k, v; one output named o.
     """
     names = {param.name for param in program.params}
     if not {"q", "k", "v", "o"} <= names:
         raise ScheduleError(f"transfer: {program.name} has parameters {sorted(names)}; q, k, v and o are needed")
-    taken = names | {s.name for s in statements(program.body) if isinstance(s, (Let, Fill, Load, Gemm))}
+    taken = names | {region.name for region in program.regions}
+    taken |= {s.name for s in statements(program.body) if isinstance(s, (Let, Fill, Load, Gemm))}
     clash = sorted({tensor.name for tensor in spec.captured} & taken)
     if clash:
         raise ScheduleError(f"transfer: captured {clash} would hide names of {program.name}; rename the captured")
     inputs = [replace(p, dtype=spec.dtype) for p in program.params if p.name in ("q", "k", "v")]
     outputs = [replace(p, dtype=spec.dtype) if p.name == "o" else p for p in program.params if p.is_output]
     captured = [Param(t.name, t.dtype, t.dims) for t in spec.captured]
+    others = [p for p in program.params if not p.is_output and p.name not in ("q", "k", "v")]
     sizes = {**program.fixed, "D": spec.head_dim, "Dv": spec.value_dim}
-    return replace(program, name=spec.name, params=(*inputs, *captured, *outputs), sizes=tuple(sizes.items()))
+    return replace(program, name=spec.name, params=(*inputs, *captured, *others, *outputs), sizes=tuple(sizes.items()))
 
 
 def set_regions(program: Program, spec: AttentionSpec) -> Program:
@@ -70,18 +73,26 @@ def set_regions(program: Program, spec: AttentionSpec) -> Program:
 
     rewrite:
         def score(s, b, h, i, j): return s      ->      return 50.0 * tanh(s * 0.0025)
+    Where sequences have lengths of their own, regions rows and columns, those stand for the spec's sizes M and N.
     needs: regions score and keep.
     """
     missing = [name for name in ROLES if name not in {region.name for region in program.regions}]
     if missing:
         raise ScheduleError(f"transfer: {program.name} has no region {missing[0]!r} to put the spec's into")
-    bodies = {"score": spec.score, "keep": spec.keep}
+    bodies = {"score": of_sequence(program, spec.score), "keep": of_sequence(program, spec.keep)}
     regions = [replace(r, body=bodies.get(r.name, r.body)) for r in program.regions]
     if spec.normaliser.weight is not None:
-        regions.append(_region("weight", SCORE_PARAMETERS, spec.normaliser.weight))
+        regions.append(_region("weight", SCORE_PARAMETERS, of_sequence(program, spec.normaliser.weight)))
     if spec.normaliser.after is not None:
-        regions.append(_region("after", MASK_PARAMETERS, spec.normaliser.after))
+        regions.append(_region("after", MASK_PARAMETERS, of_sequence(program, spec.normaliser.after)))
     return replace(program, regions=tuple(regions))
+
+
+def of_sequence(program: Program, expr: Expr) -> Expr:
+    """The expression with sizes M and N as lengths of sequence b, in a program that has regions for them."""
+    known = {region.name for region in program.regions}
+    lengths = {size: name for size, name in LENGTHS.items() if name in known}
+    return substitute(expr, {size: call(name, (var("b"),), Kind.INT) for size, name in lengths.items()})
 
 
 def _region(name: str, params: tuple[str, ...], body: Expr) -> Region:
@@ -99,6 +110,7 @@ def add_sink(program: Program, spec: AttentionSpec) -> Program:
     sink = spec.normaliser.sink
     if sink is None:
         return program
+    sink = of_sequence(program, sink)
     starts = {
         "peak": sink * LOG2E,
         "mass": select(apply(Op.EQ, sink, const(-math.inf)), 0.0, 1.0),

@@ -8,14 +8,12 @@ from typing import Any
 
 from ...ir.dtypes import Kind
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op
+from ...ir.expr import Expr, Op, const
 from ...ir.printer import print_statement
 from ...ir.program import (
-    All,
     Fill,
     Gemm,
     If,
-    Index,
     Let,
     Load,
     Program,
@@ -26,9 +24,13 @@ from ...ir.program import (
     TileAt,
     TileAxis,
     TileLoop,
+    Tiles,
+    statements,
 )  # fmt: skip
+from .affine import block_number, is_scattered
 from .expressions import Lanes, Term, emit, identifier
-from .loops import LoopWriter, domain_of
+from .loops import LoopWriter, domain_of, is_run_time
+from .places import PlaceWriter
 from .rows import Run, split_body
 from .stages import split_stages
 from .storage import C_TYPE, LANES, is_packing, round_up
@@ -86,34 +88,41 @@ class BodyWriter:
         """C++ text of the first index of a tile variable's current tile."""
         return f"{identifier(tile)}0"
 
+    @property
+    def places(self) -> PlaceWriter:
+        """Writes addresses at the current line."""
+        return PlaceWriter(self.frame, self.scalars, self.lines, self._indent())
+
     def at(self, ref: Ref) -> str:
         """C++ text of the address of a reference's first element."""
-        items = ", ".join(self._first(item) for item in ref.indices)
-        return f"a.{identifier(ref.name)}.at({items})"
-
-    def _first(self, item: Index) -> str:
-        if isinstance(item, TileAxis):
-            return self.position(item.name)
-        return "0" if isinstance(item, All) else self.scalar(item)
+        return self.places.at(ref)
 
     def stride(self, ref: Ref, axis: str) -> str:
         """C++ text of the stride along one axis of a reference."""
-        positions = [p for p, item in enumerate(ref.indices) if not isinstance(item, Expr)]
-        axes = self.frame.shapes.ref_axes(ref)
-        return f"a.{identifier(ref.name)}.stride[{positions[axes.index(axis)]}]"
+        return self.places.stride(ref, axis)
 
-    def rows_of(self, ref: Ref) -> tuple[str, str, str]:
-        """(Rows<…> of a two-dimensional reference, its valid rows, its valid columns)."""
+    def rows_of(self, load: Load) -> tuple[str, str, str]:
+        """(Rows<…> or Places<…> of a load of rows x columns, its valid rows, its valid columns)."""
+        ref, places = load.source, self.places
         axes = self.frame.shapes.ref_axes(ref)
         if len(axes) != 2:
             raise LoweringError(f"{ref.name}: the cpu target loads tiles of rows x columns, not of axes {list(axes)}")
         dtype = C_TYPE[self.frame.shapes.dtype(ref.name)]
+        rows, columns = self.valid(axes[0]), self.valid(axes[1])
+        if is_scattered(ref, load.where, self.frame.shapes):
+            found = places.addresses(ref, load.where, axes[0], dtype)
+            return f"Places<const {dtype}>{{{found}, {places.stride(ref, axes[1])}}}", rows, columns
         piece = f"Rows<const {dtype}>{{{self.at(ref)}, {self.stride(ref, axes[0])}, {self.stride(ref, axes[1])}}}"
-        return piece, self.valid(axes[0]), self.valid(axes[1])
+        return piece, rows, columns
 
     def valid(self, axis: str) -> str:
         """C++ text of how many elements along an axis exist."""
         return f"{identifier(axis)}_rows" if axis in self.frame.extents else str(self.frame.shapes.extent(axis))
+
+    def bind_extent(self, name: str, tiles: Tiles) -> None:
+        """A name for an extent that only the grid knows."""
+        if is_run_time(tiles.extent, self.program):
+            self.add(f"const int {self.frame.extents[name]} = {self.scalar(tiles.extent)};")
 
     def bind_tile(self, name: str) -> None:
         """Names for the first row and the number of rows of a tile variable's current tile."""
@@ -128,7 +137,7 @@ def _load(w: BodyWriter, s: Load) -> None:
     if s.source.name in storage.packed:
         _alias(w, s)
     elif s.name in storage.streamed:
-        w.add(f"const auto {name} = {w.rows_of(s.source)[0]};")
+        w.add(f"const auto {name} = {w.rows_of(s)[0]};")
     elif s.name in storage.right:
         _pack_here(w, s)
     elif s.name not in storage.operand and s.name not in storage.others:
@@ -136,7 +145,7 @@ def _load(w: BodyWriter, s: Load) -> None:
     elif len(w.frame.shapes.ref_axes(s.source)) == 1:
         _load_column(w, s)
     else:
-        piece, rows, columns = w.rows_of(s.source)
+        piece, rows, columns = w.rows_of(s)
         size = f"{storage.rows(s.name)}, {storage.stride(s.name)}"
         w.add(f"load_rows<{size}>({piece}, {rows}, {columns}, {name}, round_up({rows}, {LANES}));")
 
@@ -144,35 +153,60 @@ def _load(w: BodyWriter, s: Load) -> None:
 def _load_column(w: BodyWriter, s: Load) -> None:
     """A tile of one element per row."""
     row = w.frame.shapes.ref_axes(s.source)[0]
+    if is_scattered(s.source, s.where, w.frame.shapes):
+        _gather_column(w, s, row)
+        return
     valid, stride = w.valid(row), w.stride(s.source, row)
     w.add(f"for (int r = 0; r < {valid}; r += W)")
     w.add(f"    store({identifier(s.name)} + r, lanes({w.at(s.source)} + r * {stride}, {stride}, {valid} - r));")
 
 
+def _gather_column(w: BodyWriter, s: Load, row: str) -> None:
+    dtype = C_TYPE[w.frame.shapes.dtype(s.source.name)]
+    found, name = w.places.addresses(s.source, s.where, row, dtype), identifier(s.name)
+    value = f"value_of(*{found}[r])" if s.where is None else f"{found}[r] ? value_of(*{found}[r]) : 0"
+    w.add(f"for (int r = 0; r < {w.valid(row)}; ++r) {name}[r] = {value};")
+
+
 def _alias(w: BodyWriter, s: Load) -> None:
     storage = w.frame.storage
     layout = storage.packed[s.source.name]
-    row = s.source.indices[-2]
     if storage.right.get(s.name) != layout.order or s.name in storage.others:
         raise LoweringError(
             f"{print_statement(s)}: memory packed by {layout.order} is only read by products along its {layout.order}"
         )
-    if not isinstance(row, TileAxis) or w.frame.shapes.tiles[row.name].tile != layout.block:
-        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, read in other tiles")
-    w.add(f"const auto* {identifier(s.name)} = a.{identifier(s.source.name)}.block({_block_index(w, s.source)});")
+    if any(store.where is not s.where for store in _stores_to(w.program, s.source.name)):
+        raise LoweringError(f"{print_statement(s)}: packed with another where= than it is read with")
+    w.add(f"const auto* {identifier(s.name)} = a.{identifier(s.source.name)}.block({_block_index(w, s, s.source)});")
 
 
-def _block_index(w: BodyWriter, ref: Ref) -> str:
-    items = [item for item in ref.indices[:-1] if not isinstance(item, All)]
-    return ", ".join(identifier(item.name) if isinstance(item, TileAxis) else w.scalar(item) for item in items)
+def _stores_to(program: Program, name: str) -> list[Store]:
+    return [s for s in statements(program.body) if isinstance(s, Store) and s.target.name == name]
 
 
-def packing(w: BodyWriter, name: str, order: str, source: Ref, target: str) -> str:
+def _block_index(w: BodyWriter, s: Load | Store, ref: Ref) -> str:
+    """C++ text of the indices of the block that a tile of packed memory is."""
+    block, rows = w.frame.storage.packed[ref.name].block, w.frame.shapes.ref_axes(ref)[0]
+    items = []
+    for position, item in enumerate(ref.indices[:-1]):
+        is_row = position == len(ref.indices) - 2
+        if is_row and rows in w.frame.extents and w.frame.shapes.extent(rows) == block:
+            first = const(0) if isinstance(item, TileAxis) else block_number(item, rows, block)  # type: ignore[arg-type]
+            if first is not None:
+                items.append(identifier(rows) if first is const(0) else f"{w.scalar(first)} + {identifier(rows)}")
+                continue
+        if is_row or not isinstance(item, Expr) or rows in w.frame.shapes.axes(item):
+            raise LoweringError(f"{print_statement(s)}: packed in blocks of {block} rows, used in other pieces")
+        items.append(w.scalar(item))
+    return ", ".join(items)
+
+
+def packing(w: BodyWriter, load: Load, order: str, target: str) -> str:
     """The call that packs a piece of memory for a product."""
-    piece, rows, columns = w.rows_of(source)
+    piece, rows, columns = w.rows_of(load)
     shapes = w.frame.shapes
-    row, column = shapes.ref_axes(source)
-    dtype = C_TYPE[shapes.dtype(source.name)]
+    row, column = shapes.ref_axes(load.source)
+    dtype = C_TYPE[shapes.dtype(load.source.name)]
     tile, width = round_up(shapes.extent(row), LANES), shapes.extent(column)
     if order == "columns":
         return f"pack_columns<{tile}, padded_depth<{dtype}>({width})>({piece}, {rows}, {columns}, {target});"
@@ -184,7 +218,7 @@ def _pack_here(w: BodyWriter, s: Load) -> None:
     storage = w.frame.storage
     if s.name in storage.others:
         raise LoweringError(f"{print_statement(s)}: a right operand is not read elementwise on the cpu; load it twice")
-    w.add(packing(w, s.name, storage.right[s.name], s.source, identifier(s.name)))
+    w.add(packing(w, s, storage.right[s.name], identifier(s.name)))
 
 
 def _store(w: BodyWriter, s: Store) -> None:
@@ -192,13 +226,14 @@ def _store(w: BodyWriter, s: Store) -> None:
         _packing_store(w, s)
         return
     axes = w.frame.shapes.ref_axes(s.target)
+    scattered = bool(axes) and is_scattered(s.target, s.where, w.frame.shapes)
     if not axes:
         dtype = C_TYPE[w.frame.shapes.dtype(s.target.name)]
         w.add(f"*{w.at(s.target)} = {dtype}({w.scalar(s.value)});")
     elif len(axes) == 1:
-        _store_rows(w, s, axes[0])
+        (_scatter_rows if scattered else _store_rows)(w, s, axes[0])
     else:
-        _store_tile(w, s, axes[0], axes[1])
+        _store_tile(w, s, (axes[0], axes[1]), scattered)
 
 
 def _packing_store(w: BodyWriter, s: Store) -> None:
@@ -207,10 +242,10 @@ def _packing_store(w: BodyWriter, s: Store) -> None:
     load = w.deferred.get(name)
     if load is None or load.source.name in w.frame.storage.packed:
         raise LoweringError(f"{print_statement(s)}: packed memory takes tiles as they are loaded")
-    if w.frame.shapes.extent(w.frame.shapes.ref_axes(s.target)[0]) != layout.block:
-        raise LoweringError(f"{print_statement(s)}: packed in blocks of {layout.block} rows, written in other tiles")
-    target = f"a.{identifier(s.target.name)}.block({_block_index(w, s.target)})"
-    w.add(packing(w, name, layout.order, load.source, target))
+    if load.where is not s.where:
+        raise LoweringError(f"{print_statement(s)}: stored with another where= than it was loaded with")
+    target = f"a.{identifier(s.target.name)}.block({_block_index(w, s, s.target)})"
+    w.add(packing(w, load, layout.order, target))
 
 
 def _store_rows(w: BodyWriter, s: Store, row: str) -> None:
@@ -225,14 +260,47 @@ def _store_rows(w: BodyWriter, s: Store, row: str) -> None:
     w.add("}")
 
 
-def _store_tile(w: BodyWriter, s: Store, row: str, axis: str) -> None:
+def _scatter_rows(w: BodyWriter, s: Store, row: str) -> None:
+    """One element per row, each at a place of its own."""
+    writer = RunWriter(w.frame, w.scalars, w.ragged, w._indent())
+    dtype, valid = C_TYPE[w.frame.shapes.dtype(s.target.name)], w.valid(row)
+    term = writer.down(row, s.value, 1)
+    w.add(f"for (int r = 0; r < {valid}; r += W) {{")
+    w.lines += writer.lines
+    w.depth += 1
+    w.add("alignas(64) float row_values[W];")
+    w.add(f"store(row_values, {term.text});")
+    w.add(f"for (int u = 0; u < std::min(W, {valid} - r); ++u) {{")
+    w.depth += 1
+    _unless_missing(w, s, row, "r + u")
+    w.add(f"*{w.places.row_at(s.target, row, 'r + u')} = from_float<{dtype}>(row_values[u]);")
+    w.depth -= 1
+    w.add("}")
+    w.depth -= 1
+    w.add("}")
+
+
+def _unless_missing(w: BodyWriter, s: Store, row: str, r: str) -> None:
+    exists = w.places.exists(s.where, row, r)
+    if exists is not None:
+        w.add(f"if (!({exists})) continue;")
+
+
+def _store_tile(w: BodyWriter, s: Store, axes: tuple[str, str], scattered: bool) -> None:
+    row, axis = axes
     writer = RunWriter(w.frame, w.scalars, w.ragged, w._indent())
     lanes = writer.across_lanes(row, axis, s.value, {}, "r")
     inner: list[str] = []
     term = emit(s.value, lanes, w._indent() + "        ", inner, w.frame.names)
-    row_stride, stride = w.stride(s.target, row), w.stride(s.target, axis)
+    stride = w.stride(s.target, axis)
     w.add(f"for (int r = 0; r < {w.valid(row)}; ++r) {{")
-    w.add(f"    auto* out = {w.at(s.target)} + r * {row_stride};")
+    if scattered:
+        w.depth += 1
+        _unless_missing(w, s, row, "r")
+        w.add(f"auto* out = {w.places.row_at(s.target, row, 'r')};")
+        w.depth -= 1
+    else:
+        w.add(f"    auto* out = {w.at(s.target)} + r * {w.stride(s.target, row)};")
     w.add(f"    for (int c = 0; c * W < {w.valid(axis)}; ++c) {{")
     w.lines += inner
     w.add(f"        store_lanes(out + c * W * {stride}, {stride}, {term.text}, {w.valid(axis)} - c * W);")
@@ -296,7 +364,8 @@ def _multiply(w: BodyWriter, s: Gemm, scale: str) -> None:
     assert isinstance(s.left, str)
     assert isinstance(s.right, str)
     row, along = shapes.names[s.name].axes[0], shapes.names[s.right].axes
-    size = f"{round_up(shapes.extent(row), LANES)}, {round_up(shapes.extent(along[0]), LANES)}, {shapes.extent(along[1])}"
+    tall, deep = (round_up(shapes.extent(axis), LANES) for axis in (row, along[0]))
+    size = f"{tall}, {deep}, {shapes.extent(along[1])}"
     have, rows = w.valid(along[0]), w.valid(row)
     left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
     dtype = C_TYPE[storage.operand[s.left]]
@@ -387,6 +456,7 @@ def _nested(w: BodyWriter, body: tuple[Statement, ...]) -> None:
 
 def _tile_at(w: BodyWriter, s: TileAt) -> None:
     w.add(f"const int {identifier(s.name)} = {w.scalar(s.number)};")
+    w.bind_extent(s.name, s.tiles)
     w.bind_tile(s.name)
 
 

@@ -28,7 +28,7 @@ from ...ir.shapes import Shapes, infer
 from ...ir.spec import SIZES
 from .body import BodyWriter
 from .expressions import Lanes, Names, Term, emit, identifier
-from .loops import domain_of, summaries_of
+from .loops import domain_of, is_run_time, summaries_of
 from .prepare import prepare
 from .rows import escaping
 from .storage import C_TYPE, LANES, Storage, plan_storage, round_up
@@ -61,7 +61,7 @@ class KernelText:
 
 def size_names(program: Program) -> tuple[str, ...]:
     """The sizes that a kernel takes as arguments, in order."""
-    names = dict.fromkeys(SIZES)
+    names = dict.fromkeys([*SIZES, *program.free_sizes])
     names |= dict.fromkeys(d for p in program.params for d in p.dims if isinstance(d, str))
     return tuple(name for name in names if name not in program.fixed)
 
@@ -71,7 +71,7 @@ def render(program: Program) -> str:
     prepared = prepare(program)
     shapes = infer(prepared)
     text = KernelText(prepared, shapes, plan_storage(prepared, shapes), size_names(program))
-    text.scalars = {name: Term(f"a.{name}", Kind.INT) for name in text.sizes}
+    text.scalars = {name: Term(f"a.{identifier(name)}", Kind.INT) for name in text.sizes}
     text.scalars |= {name: Term(name, Kind.INT) for name in program.fixed}
     grids = [_grid(text, number, grid) for number, grid in enumerate(_grids(prepared))]
     fields, reads = _arguments(text)
@@ -115,8 +115,8 @@ def _arguments(text: KernelText) -> tuple[list[str], list[str]]:
         fields.append(f"{kind} {name};")
         reads.append(f"a.{name} = reader.tensor<{_element_type(param)}, {len(param.dims)}>();")
     if text.sizes:
-        fields.append(f"int {', '.join(text.sizes)};")
-    reads += [f"a.{size} = reader.size();" for size in text.sizes]
+        fields.append(f"int {', '.join(map(identifier, text.sizes))};")
+    reads += [f"a.{identifier(size)} = reader.size();" for size in text.sizes]
     for alloc in (s for s in text.program.body if isinstance(s, Alloc)):
         kind, make = _buffer(text, alloc)
         fields.append(f"{kind} {identifier(alloc.name)};")
@@ -199,12 +199,15 @@ def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
     inside = set(_bound(grid.body))
     tiles = {n for n, kind in text.shapes.names.items() if kind.axes}
     buffers = frozenset(escaping(text.program, text.shapes) & tiles)
-    extents = {name: _scalar(text, cut.extent) for name, cut in text.shapes.tiles.items()}
+    extents = {name: _extent(text, name, cut) for name, cut in text.shapes.tiles.items()}
     frame = Frame(text.storage, buffers, extents, names)
     writer = BodyWriter(text.program, frame, dict(text.scalars))
     for variable, extent in zip(grid.names, grid.extents, strict=True):
         writer.scalars[variable] = Term(identifier(variable), Kind.INT)
         if isinstance(extent, Tiles):
+            writer.bind_extent(variable, extent)
+            if extent.most is not None:
+                writer.add(f"if ({identifier(variable)} * {extent.tile} >= {extents[variable]}) return;")
             writer.bind_tile(variable)
     memory = [n for n in sorted(buffers & inside) if not _is_alias(text, grid, n)]
     _check_stack(text, grid, memory)
@@ -212,6 +215,11 @@ def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
     writer.body(grid.body)
     return GridText(name, print_statement(grid).removesuffix(":"), [identifier(n) for n in grid.names],
                     writer.lines, _launch(text, name, grid))  # fmt: skip
+
+
+def _extent(text: KernelText, name: str, tiles: Tiles) -> str:
+    """C++ text of an extent: an expression of sizes, or the name that the grid gives it."""
+    return f"{identifier(name)}_extent" if is_run_time(tiles.extent, text.program) else _scalar(text, tiles.extent)
 
 
 def _bound(body: tuple[Statement, ...]) -> list[str]:
@@ -245,7 +253,7 @@ def _launch(text: KernelText, name: str, grid: Grid) -> list[str]:
     extents, args = [], []
     for position, extent in enumerate(grid.extents):
         if isinstance(extent, Tiles):
-            count = f"ceil_div({_scalar(text, extent.extent)}, {extent.tile})"
+            count = f"ceil_div({_scalar(text, extent.most or extent.extent)}, {extent.tile})"
             is_reversed = grid.order == "descending" or (grid.order == "longest_first" and _grows(text, grid))
             args.append(f"{count} - 1 - at[{position}]" if is_reversed else f"at[{position}]")
             extents.append(count)

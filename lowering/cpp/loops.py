@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir.domain import LoopPlan, Summary, plan
+from ...ir.domain import LoopPlan, Summary, plan, question_of
 from ...ir.dtypes import Kind
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op, substitute
+from ...ir.expr import Expr, free_vars, loads, var
 from ...ir.printer import print_statement
 from ...ir.program import Program, TileLoop, statements
 from ...ir.shapes import Shapes
+from ...ir.spec import SIZES
 from .expressions import Lanes, Names, Term, emit, identifier
 
 
@@ -28,21 +29,25 @@ def domain_of(loop: TileLoop, program: Program, shapes: Shapes) -> Domain | None
     """The plan of a loop with `where=`; None for a loop over everything."""
     if loop.where is None:
         return None
-    region = program.region(str(loop.where.attr))
-    names = [param.name for param in region.params]
-    args = dict(zip(names, loop.where.args, strict=True))
-    tiles = {name: str(arg.attr) for name, arg in args.items() if arg.op is Op.VAR and arg.attr in shapes.tiles}
-    columns = [name for name, tile in tiles.items() if tile == loop.name]
-    rows = [name for name, tile in tiles.items() if tile != loop.name]
-    if len(columns) != 1 or len(rows) > 1:
-        raise LoweringError(f"{print_statement(loop)}: `where` takes this loop's tile variable and at most one other")
-    predicate = substitute(region.body, {name: arg for name, arg in args.items() if name not in tiles})
-    row_tile = shapes.tiles[tiles[rows[0]]].tile if rows else 1
-    row_name = rows[0] if rows else "row"
+    try:
+        asked = question_of(loop, program)
+    except ValueError as error:
+        raise LoweringError(f"{print_statement(loop)}: {error}") from None
+    assert asked is not None
+    row_tile = shapes.tiles[asked.row].tile if asked.row else 1
+    is_local = is_run_time(loop.tiles.extent, program)
+    extent = var(f"{identifier(loop.name)}_extent") if is_local else loop.tiles.extent
     found = plan(
-        predicate, row_tile, loop.tiles.tile, row=row_name, column=columns[0], extent=loop.tiles.extent
+        asked.predicate, row_tile, loop.tiles.tile, row=asked.row_name, column=asked.column_name, extent=extent
     )
-    return Domain(found, tiles[rows[0]] if rows else None, row_name, columns[0])
+    return Domain(found, asked.row, asked.row_name, asked.column_name)
+
+
+def is_run_time(extent: Expr, program: Program) -> bool:
+    """Whether only a grid's instances know an extent: it is no expression of sizes."""
+    sizes = {*SIZES, *program.fixed, *program.free_sizes}
+    sizes |= {dim for param in program.params for dim in param.dims if isinstance(dim, str)}
+    return bool(loads(extent)) or not free_vars(extent) <= sizes
 
 
 def summaries_of(program: Program, shapes: Shapes) -> dict[str, Summary]:
@@ -66,6 +71,9 @@ class LoopWriter:
     def bounds(self) -> None:
         """The opening brace and the bounds."""
         self._add("{  // " + print_statement(self.loop).removesuffix(":"))
+        if self.extent == f"{identifier(self.loop.name)}_extent":
+            self._add(f"const int {self.extent} = {self._scalar(self.loop.tiles.extent, 1)};", 1)
+            self.scalars[self.extent] = Term(self.extent, Kind.INT)
         if self.domain is None:
             return
         row, name = self.domain.row, self.domain.row_name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...ir.algebra import simplify
 from ...ir.dtypes import Kind
-from ...ir.edit import edit_program, map_expressions
-from ...ir.expr import Expr, Op, free_vars, substitute, transform
+from ...ir.edit import edit_program, map_expressions, name_bound
+from ...ir.expr import Expr, Op, free_vars, substitute, transform, walk
 from ...ir.program import Let, Program, statements
 
 
@@ -38,7 +40,7 @@ def inline_calls(program: Program) -> Program:
 
 
 def propagate_simple(program: Program) -> Program:
-    """Substitute names that only ever stand for an index vector or a truth value.
+    """Substitute names that only ever stand for integers computed from an index vector, or for a truth value.
 
     rewrite:
         j = index(n); x = where(j < N, s, -inf)      ->      x = where(index(n) < N, s, -inf)
@@ -54,6 +56,7 @@ def propagate_simple(program: Program) -> Program:
         for name, value in single.items()
         if value.op is Op.INDEX or (value.kind is Kind.BOOL and free_vars(value) <= set(single) | set(program.fixed))
     }
+    simple |= _computed_indices(program, single)
     if not simple:
         return program
 
@@ -64,6 +67,18 @@ def propagate_simple(program: Program) -> Program:
 
     kept = edit_program(program, lambda s: () if isinstance(s, Let) and s.name in simple else s)
     return map_expressions(kept, expand)
+
+
+def _computed_indices(program: Program, single: Mapping[str, Expr]) -> dict[str, Expr]:
+    """Names of integers that vary with an index: places, whose addresses are computed row by row."""
+    changing = {name_bound(s) for s in statements(program.body)} - set(single)
+    known = {n: v for n, v in single.items() if v.kind is Kind.INT and not free_vars(v) & changing}
+    found = {name: value for name, value in known.items() if any(node.op is Op.INDEX for node in walk(value))}
+    while True:
+        more = {n: v for n, v in known.items() if n not in found and free_vars(v) & set(found)}
+        if not more:
+            return found
+        found |= more
 
 
 def simplify_expressions(program: Program) -> Program:

@@ -108,7 +108,7 @@ def test_pages_past_a_sequence_are_never_looked_at() -> None:
     table = np.array([[table[b, p] if (b, p) in used else -7 for p in range(10)] for b in range(3)], np.int32)
     q, k, v = (random.standard_normal(shape) for shape in ((3, 9, 4, 64), (30, page, 2, 64), (30, page, 2, 64)))
     given = {"q": q / 8, "k": k, "v": v, "block_table": table, "lengths": lengths}
-    out = interpret(parse_program(edited(PAGED, ("return True", f"return {CAUSAL}"))), given, float_type=np.float64,
+    out = interpret(parse_program(edited(PAGED, ("return True", "return j <= i + columns(b) - M"))), given, float_type=np.float64,
                     sizes={"N": 160})  # fmt: skip
     for b, n in enumerate(lengths):
         keys, values = (x[table[b, : -(-int(n) // page)]].reshape(-1, 2, 64)[:n].swapaxes(0, 1) for x in (k, v))
@@ -153,7 +153,7 @@ FAULTS = {
     "an index that is no integer": (("load(q[b, h, i, :])", "load(q[b, 0.5, i, :])"), "an index of kind float"),
     "a domain without its loop": (("part(b, h, i, n, c))", "part(b, h, i, 5, c))"), "does not depend on 'n'"),
     "a domain of the tile's number": (("part(b, h, i, n, c))", "part(b, h, i, n + 1, c))"), r"use index\(n\)"),
-    "a domain of no single meaning": (("part(b, h, i, n, c))", "part(b, h, i, n, i32(peak))"), "'peak', which is no index"),
+    "a domain of no single meaning": (("part(b, h, i, n, c))", "part(b, h, i, n, i32(peak)))"), "'peak', which is no index"),
     "an extent that is a tile": (("tiles(N, 64", "tiles(N + i, 64"), "must be a single integer"),
     "an extent without a limit": (("tiles(Hq // Hkv * M, 64)", "tiles(cut[0] + b, 64)"), "say most="),
     "an extent over its limit": (("tiles(Hq // Hkv * M, 64)", "tiles(87, 64, most=60)"), "87 is 87, more than most=60"),

@@ -3,6 +3,7 @@
 // Panels: [columns/PANEL][depth/unit][PANEL][unit], the last panel as narrow as what is left of whole
 // vectors. One unit is 32 bits: a float or two bf16 that follow each other along the depth.
 #pragma once
+#include <type_traits>
 #include "gemm_lanes.hpp"
 
 namespace tw {
@@ -12,10 +13,20 @@ template <class T> struct Rows {
     T* data;
     long row_stride, column_stride;
     T* row(long r) const { return data + r * row_stride; }
+    bool has(long) const { return true; }
+};
+
+// A piece whose rows lie anywhere; a null row does not exist and reads as zero.
+template <class T> struct Places {
+    T* const* rows;
+    long column_stride;
+    T* row(long r) const { return rows[r]; }
+    bool has(long r) const { return rows[r] != nullptr; }
 };
 
 // Element of a row as a vector of W from column d on; zero from `columns` on.
-template <class T> inline vf load_strided(const Rows<const T>& x, long r, int d, int columns) {
+template <class X> inline vf load_strided(const X& x, long r, int d, int columns) {
+    if (!x.has(r)) return 0.0f;
     int count = columns - d < W ? columns - d : W;
     if (x.column_stride == 1) return count == W ? load(x.row(r) + d) : load(x.row(r) + d, count);
     float lanes[W] = {};
@@ -24,8 +35,8 @@ template <class T> inline vf load_strided(const Rows<const T>& x, long r, int d,
 }
 
 // The first `wanted` rows of out [M][K], row-major, from a [rows][columns] piece; zero outside of it.
-template <int M, int K, class T, class E>
-void load_rows(const Rows<const T>& x, int rows, int columns, E* out, int wanted = M) {
+template <int M, int K, class X, class E>
+void load_rows(const X& x, int rows, int columns, E* out, int wanted = M) {
     constexpr int WHOLE = K / W * W;
     for (int r = 0; r < wanted; ++r) {
         for (int d = 0; d < WHOLE; d += W)
@@ -70,8 +81,8 @@ inline void transpose(vf (&x)[W]) {
 #endif
 
 // Panels with the N rows of a piece as columns (K of attention): out is K deep and N wide.
-template <int N, int K, class T, class E>
-void pack_columns(const Rows<const T>& x, int rows, int columns, E* out) {
+template <int N, int K, class X, class E>
+void pack_columns(const X& x, int rows, int columns, E* out) {
     using U = Unit<E>;
     constexpr int UNITS = K / U::elements;
     alignas(64) E staged[N * K + W * U::elements];
@@ -92,8 +103,8 @@ void pack_columns(const Rows<const T>& x, int rows, int columns, E* out) {
 
 
 // Panels with the rows of a piece as depth (V of attention): out is K deep and N wide.
-template <int K, int N, class T, class E>
-void pack_rows(const Rows<const T>& x, int rows, int columns, E* out) {
+template <int K, int N, class X, class E>
+void pack_rows(const X& x, int rows, int columns, E* out) {
     constexpr int DEEP = Unit<E>::elements;
     auto row = [&](int k, int d) { return k < rows && d < columns ? load_strided(x, k, d, columns) : vf(0.0f); };
     for (int d = 0; d < N; d += W) {
