@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ Modifier = Callable[..., torch.Tensor]
 AXES: tuple[tuple[int | None, ...], ...] = (
     (None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None),
 )  # fmt: skip
+PACKAGE = Path(__file__).parent.parent
+NOT_THE_USERS = (str(Path(torch.__file__).parent), *(str(PACKAGE / folder) for folder in ("ir", "kernels", "compat")))
 DATA_DEPENDENT = ("data-dependent control flow", "calling .item() on a Tensor")
 
 
@@ -42,8 +45,8 @@ def mapped(function: Modifier, index: Sequence[torch.Tensor], *scores: torch.Ten
 
 def _depends_on_data(error: RuntimeError) -> UnsupportedSpec:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "torch" not in frame.filename.split("/") and frame.filename != __file__]
-    frame = (own or list(frames))[-1]
+    users = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS)]
+    frame = (users or list(frames))[-1]
     return UnsupportedSpec(
         "the function's Python code depends on the data in a tensor",
         f"{frame.filename}:{frame.lineno}",
