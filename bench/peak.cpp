@@ -1,7 +1,7 @@
-// The arithmetic a processor can do at most: fused multiply-adds, bf16 dot products of vectors, and of tiles,
-// on registers alone.
+// What a processor can do at most: fused multiply-adds, bf16 dot products of vectors, and of tiles, on registers
+// alone; and reading memory.
 //
-// Each function runs `steps` operations on every chain of every thread and returns the floating-point
+// Each function of arithmetic runs `steps` operations on every chain of every thread and returns the floating-point
 // operations done; zero where the processor or the compiler's flags lack the unit.
 #include "amx.hpp"
 #include "vec.hpp"
@@ -72,4 +72,24 @@ extern "C" double peak_tile(long steps) {
 #else
     return steps * 0.0;
 #endif
+}
+
+// Reads memory once with every thread, in pieces that go to whoever is free, as kernels hand out their work; the
+// bytes read. What was read is combined, so that no load can be left out.
+extern "C" double read_memory(const char* data, long bytes) {
+    constexpr long PIECE = 1 << 17, STEP = 4 * tw::W * sizeof(float), AHEAD = 4096;
+    const long pieces = bytes / PIECE;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (long p = 0; p < pieces; ++p) {
+        tw::vi all[4] = {0, 0, 0, 0};
+        for (long at = p * PIECE; at < (p + 1) * PIECE; at += STEP) {
+            TW_UNROLL for (long line = 0; line < STEP; line += 64) __builtin_prefetch(data + at + AHEAD + line);
+            TW_UNROLL for (int i = 0; i < 4; ++i)
+                all[i] = all[i] | tw::load(reinterpret_cast<const std::int32_t*>(data + at) + i * tw::W);
+        }
+        std::int32_t found[tw::W];
+        tw::store(found, (all[0] | all[1]) | (all[2] | all[3]));
+        asm volatile("" ::"r"(found) : "memory");  // what was found counts as used
+    }
+    return double(pieces * PIECE);
 }

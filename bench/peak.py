@@ -22,7 +22,7 @@ from .cases import DTYPES
 from .rows import PEAK, VECTOR_PEAK
 from .timing import Run
 
-__all__ = ["Peak", "peaks_for"]
+__all__ = ["Peak", "peaks_for", "reading_peak"]
 
 HERE = Path(__file__).resolve().parent
 HEADERS = Path(cpp.__file__).resolve().parent / "include"
@@ -77,4 +77,25 @@ def _gpu(dtype: str) -> dict[str, Peak]:
     return {PEAK: Peak(lambda: a @ b, 2.0 * PRODUCT_SIZE**3)}
 
 
+def reading_peak(target: str, num_bytes: int, flops: float) -> Mapping[str, Peak]:
+    """A peak for work that reads `num_bytes` once and does `flops` on the way: reading alone, at full speed.
+
+    Memory of that size is read anew in every run, so that caches help it as much as they help the work.
+    """
+    memory = torch.ones(num_bytes, dtype=torch.uint8, device="cpu" if target == "cpu" else "cuda")
+    return {PEAK: Peak(_READERS[target](memory), flops)}
+
+
+def _read_cpu(memory: torch.Tensor) -> Run:
+    function = _library().read_memory
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_long), ctypes.c_double
+    return lambda: function(memory.data_ptr(), memory.numel())
+
+
+def _read_gpu(memory: torch.Tensor) -> Run:
+    words = memory[: memory.numel() // 8 * 8].view(torch.int64)
+    return lambda: words.sum()
+
+
+_READERS = {"cpu": _read_cpu, "triton": _read_gpu}
 PEAKS = {"cpu": _cpu, "triton": _gpu}

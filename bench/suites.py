@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..ir.errors import TilewrightError
+from .decode import decode
 from .forward import forward
 from .long import long
 from .machine import busy_warning, describe_machine, revision
@@ -27,6 +28,7 @@ __all__ = ["SUITES", "BenchError", "new_session", "run_bench"]
 SUITES: dict[str, Callable[[Session], list[Row]]] = {
     "forward": forward,
     "long": long,
+    "decode": decode,
     "overhead": overhead,
     "startup": startup,
     "resources": resources,

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from .decode import LENGTHS as DECODE_LENGTHS
+from .decode import decode_case
 from .forward import case_of
 from .implementations import TILEWRIGHT
 from .long import LENGTHS, long_case
@@ -20,6 +22,8 @@ PEAK_GOALS = {"f32": 0.78, "bf16": 0.70}
 EXPONENT_GOALS = {"full": 2.1, "window": 1.1}  # 2 and 1, and room for what noise adds to a fit of two points
 RESIDENT_GOAL_MB = 200.0
 OVERHEAD_GOAL_US = 30.0
+DECODE_BANDWIDTH_GOAL = 0.8  # of reading the keys and values alone
+DECODE_SDPA_GOALS = {16: 1.0, 256: 1.0, 1024: 1.0, 4096: 1.0, 32768: 1.5}
 STARTUP_GOALS_S = {"generate-cold": 8.0, "generate-cached": 4.0}
 
 
@@ -89,8 +93,8 @@ def _ratio(top: float | None, bottom: float | None) -> float | None:
     return top / bottom if top is not None and bottom else None
 
 
-def _speedup(case: str, peer: str) -> Measure:
-    return lambda r: _ratio(r.median_ms("forward", case, peer), r.median_ms("forward", case, TILEWRIGHT))
+def _speedup(case: str, peer: str, suite: str = "forward") -> Measure:
+    return lambda r: _ratio(r.median_ms(suite, case, peer), r.median_ms(suite, case, TILEWRIGHT))
 
 
 def _share_of_vector_peak(case: str) -> Measure:
@@ -135,6 +139,18 @@ def _long_goals() -> Iterator[Goal]:
         yield Goal(f"{case} memory", "MB", RESIDENT_GOAL_MB, False, _extra("memory", case, "resident_mb"))
 
 
+def _decode_goals() -> Iterator[Goal]:
+    case = str(decode_case("bf16", DECODE_LENGTHS[-1]))
+    yield Goal(f"decode {case} of bandwidth", "", DECODE_BANDWIDTH_GOAL, True, _share_of_bandwidth(case))
+    for length, wanted in DECODE_SDPA_GOALS.items():
+        case = str(decode_case("bf16", length))
+        yield Goal(f"decode {case} against SDPA", "x", wanted, True, _speedup(case, "sdpa", "decode"))
+
+
+def _share_of_bandwidth(case: str) -> Measure:
+    return lambda r: _ratio(r.gflops("decode", case, TILEWRIGHT), r.gflops("decode", case, PEAK))
+
+
 def _extra(suite: str, case: str, name: str) -> Measure:
     return lambda r: r.extra(suite, case, TILEWRIGHT, name)
 
@@ -167,4 +183,6 @@ def _overhead_goal() -> Goal:
     return Goal(f"{case} call over SDPA's", "us", OVERHEAD_GOAL_US, False, _extra("overhead", case, "over_sdpa_us"))
 
 
-GOALS: tuple[Goal, ...] = (*_forward_goals(), *_long_goals(), _overhead_goal(), *_startup_goals(), *_resource_goals())
+GOALS: tuple[Goal, ...] = (
+    *_forward_goals(), *_long_goals(), *_decode_goals(), _overhead_goal(), *_startup_goals(), *_resource_goals(),
+)  # fmt: skip

@@ -24,16 +24,17 @@ MMA_SYNC_TILES = {
 }
 # Forms of a kernel: the names of the expert programs they come from.
 DENSE, DECODE = "flash_forward", "flash_decode"
-# Decoding reads keys and values where they lie, once: for at most so many rows (queries x heads that share keys), from
-# so many keys on. Columns of its tile by widest head dimension.
-DECODE_ROWS, DECODE_KEYS = 16, 128
+# Decoding reads keys and values where they lie, once: for at most so many rows (queries x heads that share keys), and
+# at least so many keys a row. Columns of its tile by widest head dimension.
+DECODE_ROWS, DECODE_KEYS_A_ROW = 16, 2
 DECODE_COLUMNS = ((128, 256), (1 << 30, 128))
 DECODE_TARGETS = ("cpu",)
 
 
 def form_for(target: str, rows: int, keys: int) -> str:
     """The form that serves a call; sizes of the call decide, but never its batch, so that bits do not depend on it."""
-    return DECODE if target in DECODE_TARGETS and rows <= DECODE_ROWS and keys >= DECODE_KEYS else DENSE
+    is_few = rows <= DECODE_ROWS and keys >= DECODE_KEYS_A_ROW * rows
+    return DECODE if is_few and target in DECODE_TARGETS else DENSE
 
 
 def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Orchestration:
