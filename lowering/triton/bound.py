@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ...ir.expr import Expr
+from ...ir.expr import Expr, free_vars, loads
 from ...ir.program import (
     Fill,
     Gemm,
@@ -44,6 +44,11 @@ def tile_references(body: tuple[Statement, ...]) -> set[str]:
         for item in ref.indices
         if isinstance(item, TileAxis)
     }
+
+
+def is_run_time(extent: Expr, sizes: tuple[str, ...]) -> bool:
+    """Whether an extent is known only while the kernel runs: it is no expression of sizes."""
+    return bool(loads(extent)) or not free_vars(extent) <= set(sizes)
 
 
 def expressions_of(body: tuple[Statement, ...]) -> list[Expr]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...ir.domain import Summary
+from ...ir.edit import definitions, expressions, name_bound
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op, free_vars, loads, substitute, transform, var
 from ...ir.printer import Path
-from ...ir.program import Alloc, Program, Region
+from ...ir.program import Alloc, Program, Region, statements
 from ...ir.shapes import COMPUTED, Shapes, TileType, infer, program_line
 from ...ir.sharing import shared_parts
 from ...ir.spec import SIZES
@@ -60,7 +61,7 @@ class Context:
 
     `call_parameters` and `region_functions`: of regions that became functions, what they take and their text.
     `functions`: those of functions.py in use. `gathered`: tensors whose offsets have 32 bits in all. `aligned`: inputs
-    whose rows the launcher aligns.
+    whose rows the launcher aligns. `definitions`: what names stand for that are bound to one expression.
     """
 
     program: Program
@@ -77,6 +78,7 @@ class Context:
     gathered: set[str] = field(default_factory=set)
     aligned: set[str] = field(default_factory=set)
     stride_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    definitions: dict[str, Expr] = field(default_factory=dict)
 
     def refuse(self, path: Path, reason: str, remedy: str) -> LoweringError:
         """The error for a line that this target cannot express."""
@@ -148,17 +150,39 @@ def new_context(program: Program) -> Context:
     Raises ProgramError when its types do not fit, LoweringError for a size whose name the file needs.
     """
     shapes = infer(program)
-    dims = [dim for param in program.params for dim in param.dims if isinstance(dim, str)]
-    sizes = tuple(dim for dim in dict.fromkeys((*SIZES, *dims)) if dim in dims and dim not in shapes.sizes)
+    sizes = run_sizes(program)
     clash = sorted({*sizes, *shapes.sizes} & {*CLASHES})
     if clash:
         raise LoweringError(
             f"target triton: {program.name} has a size named {clash[0]!r}, which the generated file needs; rename it"
         )
-    context = Context(program, shapes, Names(_names_of(program, shapes)), sizes)
+    context = Context(program, shapes, Names(_names_of(program, shapes)), sizes, definitions=settled(program))
     for region in program.regions:
         _add_region(context, region)
     return context
+
+
+def settled(program: Program) -> dict[str, Expr]:
+    """What names stand for that are bound to one expression, of nothing that is bound anew."""
+    known = definitions(program)
+    changing = {name_bound(s) for s in statements(program.body)} - set(known)
+    while True:
+        kept = {name: value for name, value in known.items() if not free_vars(value) & changing}
+        if len(kept) == len(known):
+            return known
+        changing |= set(known) - set(kept)
+        known = kept
+
+
+def run_sizes(program: Program) -> tuple[str, ...]:
+    """Sizes known at run time: dimensions, and further ones that an expression reads."""
+    dims = [dim for param in program.params for dim in param.dims if isinstance(dim, str)]
+    read = {name for s in statements(program.body) for e in expressions(s) for name in free_vars(e)}
+    for region in program.regions:
+        read |= free_vars(region.body) - {param.name for param in region.params}
+    further = [name for name in (*SIZES, *program.free_sizes) if name in read]
+    order = dict.fromkeys((*SIZES, *program.free_sizes, *dims))
+    return tuple(name for name in order if name in (*dims, *further) and name not in program.fixed)
 
 
 def _names_of(program: Program, shapes: Shapes) -> set[str]:

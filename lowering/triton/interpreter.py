@@ -9,7 +9,7 @@ import atexit
 import functools
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -29,9 +29,12 @@ __all__ = ["interpret"]
 ENVIRONMENT = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def interpret(program: Program, tensors: Sequence[Any]) -> tuple[Any, ...]:
-    """The outputs of a program on CPU tensors, its inputs in order. Slow: for small sizes."""
-    return _worker().submit(_interpret, str(program), list(tensors)).result()
+def interpret(program: Program, tensors: Sequence[Any], sizes: Mapping[str, int] | None = None) -> tuple[Any, ...]:
+    """The outputs of a program on CPU tensors, its inputs in order. Slow: for small sizes.
+
+    sizes: those that no input has.
+    """
+    return _worker().submit(_interpret, str(program), list(tensors), dict(sizes or {})).result()
 
 
 @functools.cache
@@ -57,9 +60,9 @@ def _environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _interpret(text: str, tensors: list[Any]) -> tuple[Any, ...]:
+def _interpret(text: str, tensors: list[Any], sizes: dict[str, int]) -> tuple[Any, ...]:
     module = import_source(write_module(parse_program(text), DEFAULT_ARCH).source)
-    outputs = getattr(module, module.__all__[0])(*tensors)
+    outputs = getattr(module, module.__all__[0])(*tensors, **sizes)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 

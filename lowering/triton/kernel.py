@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from ...ir.dtypes import Kind
+from ...ir.dtypes import DType, Kind
 from ...ir.expr import Expr, Op, free_vars, transform, var, walk
-from ...ir.printer import TERM, Path
+from ...ir.printer import ATOM, COMPARE, TERM, Path
 from ...ir.program import Alloc, Gemm, Grid, ReduceAdd, Statement, TileLoop, Tiles, statements
 from ...ir.shapes import TileType
 from ...ir.sharing import shared_parts
-from .bound import expressions_of, tile_references
+from .bound import expressions_of, is_run_time, tile_references
 from .context import Context
 from .expressions import ExpressionWriter, folded
 from .layout import statement_lines
@@ -54,6 +55,7 @@ class KernelWriter:
         self._indices: dict[str, str] = {}
         self._tiles_of: dict[str, str] = {}
         self._elements: dict[Expr, str] = {}
+        self._extents: dict[str, Expr] = {}
         self.wide: set[str] = set()
         self._whole: set[str] = set()
         self._has_wide_loads = False
@@ -69,14 +71,20 @@ class KernelWriter:
     def block(self, *header: str) -> Iterator[None]:
         """A block; what is bound or loaded inside is forgotten after it."""
         self.line(*header)
-        saved = dict(self._elements), dict(self._indices), dict(self._tiles_of), dict(self._starts), dict(self.plans)
+        saved = [dict(known) for known in self._known()]
         self.depth += 1
         first = len(self.lines)
         yield
         if len(self.lines) == first:
             self.line("pass")
         self.depth -= 1
-        self._elements, self._indices, self._tiles_of, self._starts, self.plans = saved
+        for known, before in zip(self._known(), saved, strict=True):
+            known.clear()
+            known.update(before)
+
+    def _known(self) -> tuple[dict[Any, Any], ...]:
+        """What has been bound or loaded so far."""
+        return self._elements, self._indices, self._tiles_of, self._starts, self._extents, self.plans
 
     # Names
 
@@ -146,15 +154,37 @@ class KernelWriter:
             return str(index.attr)
         return self._tiles_of.get(str(index.attr)) if index.op is Op.VAR else None
 
+    def extent(self, tile: str) -> Expr:
+        """How many elements a tile variable's tiles cover: of sizes, or the name of the line that computes it."""
+        extent = folded(self.context.inline(self.shapes.tiles[tile].extent), self.shapes.sizes)
+        return self._extents.get(tile, var(f"{tile}_extent")) if is_run_time(extent, self.context.sizes) else extent
+
+    def define_extent(self, tile: str, path: Path) -> None:
+        """Write the line that computes an extent, where it is known only now."""
+        extent = folded(self.context.inline(self.shapes.tiles[tile].extent), self.shapes.sizes)
+        if tile in self._extents or not is_run_time(extent, self.context.sizes):
+            return
+        name = self.given(("extent", tile), f"{tile}_extent")
+        text = self.text(extent, (), path, ATOM if self._is_long(extent) else 0)
+        self.line(f"{name} = {text}.to(tl.int32)" if self._is_long(extent) else f"{name} = {text}")
+        self._extents[tile] = var(name)
+
+    def _is_long(self, value: Expr) -> bool:
+        """Whether an integer has elements of 64 bits, or variables of 64 bits outside of the indices of elements."""
+        if value.op is Op.LOAD:
+            return self.shapes.dtype(str(value.attr)) is DType.I64
+        return self.is_wide(value) if value.op is Op.VAR else any(map(self._is_long, value.args))
+
+    def is_past_end(self, tile: str) -> bool:
+        """Whether rows of a tile may lie past the end of what its tiles cover."""
+        extent = self.extent(tile)
+        is_exact = extent.op is Op.CONST and int(str(extent.attr)) % self.shapes.tiles[tile].tile == 0
+        return tile not in self._whole and not is_exact
+
     def is_ragged(self, tile: str, dim: str) -> bool:
         """Whether rows of a tile may lie past the end of a dimension."""
-        tiles = self.shapes.tiles[tile]
-        extent = folded(tiles.extent, self.shapes.sizes)
         size = str(self.shapes.sizes.get(dim, dim))
-        if str(extent) != size:
-            return True
-        is_exact = extent.op is Op.CONST and int(size) % tiles.tile == 0
-        return tile not in self._whole and not is_exact
+        return str(self.extent(tile)) != size or self.is_past_end(tile)
 
     def is_wide(self, expr: Expr) -> bool:
         """Whether the text of an integer computes in 64 bits."""
@@ -171,6 +201,7 @@ class KernelWriter:
         self._elements = {node: name for node, name in self._elements.items() if name not in stale}
         self._tiles_of = {name: tile for name, tile in self._tiles_of.items() if not {name, tile} & stale}
         self._indices = {tile: name for tile, name in self._indices.items() if not {name, tile} & stale}
+        self._extents = {t: name for t, name in self._extents.items() if not free_vars(self.shapes.tiles[t].extent) & stale}
 
     # Expressions
 
@@ -280,11 +311,21 @@ class KernelWriter:
                 self.wide.add(name)
                 self.line(f"{text} = ({value}).to(tl.int64)" if " " in value else f"{text} = {value}.to(tl.int64)")
             rest = f"{rest} // {count}"
+        for name in self.grid.names:
+            self._leave_past_end(name)
+
+    def _leave_past_end(self, name: str) -> None:
+        """Instances of a ragged grid beyond the end of their tiles do nothing."""
+        if name in self.shapes.tiles and self.shapes.tiles[name].most is not None:
+            self.define_extent(name, self.path)
+            end = self.text(self.extent(name), (), self.path, COMPARE + 1)
+            with self.block(f"if {self.context.names(name)} * {self.context.tile(name)} >= {end}:"):
+                self.line("return")
 
     def _extent(self, extent: Expr | Tiles, name: str) -> str:
         if isinstance(extent, Tiles):
             count = self.context.names.fresh(f"tiles_{name}")
-            size = self.text(extent.extent, (), self.path)
+            size = self.text(extent.most or extent.extent, (), self.path)
             self.line(f"{count} = tl.cdiv({size}, {self.context.tile(name)})")
             return count
         return self.text(extent, (), self.path, TERM + 1)

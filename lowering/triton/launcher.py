@@ -39,8 +39,11 @@ def write_launcher(context: Context, kernels: list[Kernel]) -> Launcher:
     if not inputs:
         raise LoweringError(f"target triton: {context.program.name} has no input, so no sizes and no device; add one")
     names = [context.names(p.name) for p in outputs]
-    signature = ", ".join([*(context.names(p.name) for p in inputs), "*", *(f"{name}=None" for name in names)])
+    asked = asked_sizes(context)
+    optional = [f"{name}=None" for name in names]
+    signature = ", ".join([*(context.names(p.name) for p in inputs), "*", *asked, *optional])
     tensors = [f"{context.names(p.name)}: {p.dtype.value} [{', '.join(map(str, p.dims))}]" for p in params]
+    tensors += [f"{', '.join(asked)}: sizes that no input has"] if asked else []
     lines = [*_sizes(context, inputs), *_outputs(context, inputs, outputs), *_checks(context, params)]
     aligned = [context.names(p.name) for p in inputs if p.name in context.aligned]
     lines += [f"{name} = align_rows({name})" for name in aligned]
@@ -65,13 +68,13 @@ def _sizes(context: Context, inputs: list[Param]) -> list[str]:
             parts = [str(dim) if dim in new else "_" for dim in param.dims]
             lines.append(f"{', '.join(parts)}{',' if len(parts) == 1 else ''} = {context.names(param.name)}.shape")
             known.update(str(dim) for dim in new)
-    missing = sorted(set(context.sizes) - known)
-    if missing:
-        raise LoweringError(
-            f"target triton: size {missing[0]} of {context.program.name} is no dimension of an input, so the launcher "
-            "cannot know it; add an input that has it"
-        )
     return lines
+
+
+def asked_sizes(context: Context) -> tuple[str, ...]:
+    """Sizes that are no dimension of an input, so that the caller gives them."""
+    dims = {dim for param in context.program.params if not param.is_output for dim in param.dims}
+    return tuple(size for size in context.sizes if size not in dims)
 
 
 def _shape(context: Context, dims: tuple[str | int, ...]) -> str:
@@ -125,7 +128,7 @@ def _launch(context: Context, kernel: Kernel) -> list[str]:
 
 def _count(context: Context, extent: Expr | Tiles) -> str:
     if isinstance(extent, Tiles):
-        size = print_expr(folded(extent.extent, context.shapes.sizes))
+        size = print_expr(folded(extent.most or extent.extent, context.shapes.sizes))
         return f"triton.cdiv({size}, {extent.tile})"
     text = print_expr(folded(extent, context.shapes.sizes))
     return text if text.isidentifier() or text.isdigit() else f"({text})"
@@ -135,5 +138,5 @@ def tiled_sizes(context: Context, kernel: Kernel) -> list[str]:
     """Run-time sizes that the kernel cuts into tiles: what its time depends on."""
     loops = [s.tiles for s in statements(kernel.grid.body) if isinstance(s, TileLoop)]
     tiles = [extent for extent in kernel.grid.extents if isinstance(extent, Tiles)]
-    used = set().union(*(free_vars(t.extent) for t in (*tiles, *loops)))
+    used = set().union(*(free_vars(t.most or t.extent) for t in (*tiles, *loops)))
     return [size for size in context.sizes if size in used]

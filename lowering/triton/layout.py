@@ -27,14 +27,27 @@ def call_lines(head: str, terms: Sequence[str], arguments: Sequence[str]) -> lis
     return [f"{head}(", *_indented([*_sum_lines(terms), *(f"{argument}," for argument in arguments)]), ")"]
 
 
+def sum_lines(prefix: str, terms: Sequence[str]) -> list[str]:
+    """`prefix term + term + …`, over as many lines as it needs."""
+    single = f"{prefix}{' + '.join(terms)}"
+    if len(single) <= MAX_WIDTH:
+        return [single]
+    return [f"{prefix}(", *_indented(_sum(terms)), ")"]
+
+
 def _sum_lines(terms: Sequence[str]) -> list[str]:
+    lines = _sum(terms)
+    lines[-1] += ","
+    return lines
+
+
+def _sum(terms: Sequence[str]) -> list[str]:
     lines = [terms[0]]
     for term in terms[1:]:
         if len(lines[-1]) + len(term) + 3 <= MAX_WIDTH - 4:
             lines[-1] += f" + {term}"
         else:
             lines.append(f"+ {term}")
-    lines[-1] += ","
     return lines
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...ir.domain import LoopPlan, plan
+from ...ir.domain import LoopPlan, plan, question_of
 from ...ir.domain.fold import FALSE, TRUE, all_of, negated
 from ...ir.expr import Expr, Op, apply, free_vars, select, substitute, var
 from ...ir.printer import Path
@@ -19,16 +20,27 @@ if TYPE_CHECKING:
 BOUNDS = ("lo", "hi", "full_lo", "full_hi")
 
 
-def loop_plan(writer: KernelWriter, loop: TileLoop) -> tuple[LoopPlan, str | None]:
-    """The plan of a tile loop, over variables named after its own and its row's tile variable; the latter."""
-    predicate, row = TRUE, None
-    if loop.where is not None:
-        rows = [str(arg.attr) for arg in loop.where.args if arg.op is Op.VAR and str(arg.attr) in writer.shapes.tiles]
-        row = next((name for name in rows if name != loop.name), None)
-        predicate = folded(writer.context.body(loop.where), writer.shapes.sizes)
-    extent = folded(loop.tiles.extent, writer.shapes.sizes)
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A loop's plan, the tile variable whose rows it is about (None: no rows), and the plan's names of indices."""
+
+    plan: LoopPlan
+    row: str | None
+    row_name: str
+    column_name: str
+
+
+def domain_of(writer: KernelWriter, loop: TileLoop) -> Domain:
+    """The domain of a tile loop."""
+    asked = question_of(loop, writer.context.program)
+    predicate, row, names = TRUE, None, ("row", loop.name)
+    if asked is not None:
+        predicate, row = folded(asked.predicate, writer.shapes.sizes), asked.row
+        names = asked.row_name, asked.column_name
     row_tile = writer.shapes.tiles[row].tile if row else 1
-    return plan(predicate, row_tile, loop.tiles.tile, row=row or "no_row", column=loop.name, extent=extent), row
+    extent = writer.extent(loop.name)
+    found = plan(predicate, row_tile, loop.tiles.tile, row=names[0], column=names[1], extent=extent)
+    return Domain(found, row, *names)
 
 
 def is_heavier_later(writer: KernelWriter) -> bool:
@@ -37,24 +49,28 @@ def is_heavier_later(writer: KernelWriter) -> bool:
     starts: set[str] = set()
     for statement in statements(writer.grid.body):
         if isinstance(statement, TileLoop):
-            found, _ = loop_plan(writer, statement)
-            ends |= free_vars(found.hi)
-            starts |= free_vars(found.lo)
-    rows = {f"{name}_{end}" for name in writer.grid.names for end in ("lo", "hi", "tile")}
-    return bool(ends & rows) and not starts & rows
+            domain = domain_of(writer, statement)
+            if domain.row not in writer.grid.names:
+                continue
+            rows = _own_names(domain.row_name)
+            ends |= free_vars(domain.plan.hi) & rows
+            starts |= free_vars(domain.plan.lo) & rows
+    return bool(ends) and not starts
 
 
 def write_tile_loop(writer: KernelWriter, s: TileLoop, path: Path) -> None:
     """A tile loop over the part of the domain that it names."""
-    found, row = loop_plan(writer, s)
+    writer.define_extent(s.name, path)
+    domain = domain_of(writer, s)
+    found = domain.plan
     for summary in found.summaries:
         writer.context.add_summary(summary)
-    values = _bounds(writer, s, found, row, path)
+    values = _bounds(writer, s, domain, path)
     start, stop, skip = _range(s.part, found, values)
     if start is stop:
         return
     rest = substitute(_condition(s.part, found, values, s.name), values)
-    writer.hoist(s.body, (rest,), {s.name, *_own_names(s.name), *bound_names(s.body)}, path)
+    writer.hoist(s.body, (rest,), {s.name, *_own_names(domain.column_name), *bound_names(s.body)}, path)
     is_direct = skip is None and s.order == "ascending"
     counter = s.name if is_direct else writer.context.names.fresh("step")
     stages = f", num_stages={s.stages}" if s.stages > 1 else ""
@@ -62,20 +78,20 @@ def write_tile_loop(writer: KernelWriter, s: TileLoop, path: Path) -> None:
     with writer.block(f"for {writer.context.names(counter)} in tl.range({limits}{stages}):"):
         if not is_direct:
             _write_number(writer, s, (start, stop, skip), counter, path)
-        _write_body(writer, s, rest, path)
+        _write_body(writer, s, domain.column_name, rest, path)
 
 
 def _own_names(name: str) -> set[str]:
     return {f"{name}_lo", f"{name}_hi", f"{name}_tile"}
 
 
-def _bounds(writer: KernelWriter, s: TileLoop, found: LoopPlan, row: str | None, path: Path) -> dict[str, Expr]:
+def _bounds(writer: KernelWriter, s: TileLoop, domain: Domain, path: Path) -> dict[str, Expr]:
     """Write the bounds as lines, once for all loops over one domain; their values by the plan's names."""
     key = (s.where, s.tiles, s.name)
     if key in writer.plans:
         return writer.plans[key]
-    values = _row_bounds(writer, found, row, path)
-    for name, planned in found.assignments:
+    values = _row_bounds(writer, domain, path)
+    for name, planned in domain.plan.assignments:
         value = substitute(planned, values)
         if value.op not in (Op.CONST, Op.VAR):
             text = writer.text(value, (), path)
@@ -87,15 +103,16 @@ def _bounds(writer: KernelWriter, s: TileLoop, found: LoopPlan, row: str | None,
     return values
 
 
-def _row_bounds(writer: KernelWriter, found: LoopPlan, row: str | None, path: Path) -> dict[str, Expr]:
+def _row_bounds(writer: KernelWriter, domain: Domain, path: Path) -> dict[str, Expr]:
     """First and last row of the row tile, as lines where the plan asks for them."""
-    if row is None:
+    if domain.row is None:
         return {}
-    used = set().union(*(free_vars(getattr(found, name)) for name in (*BOUNDS, "may_rest", "must_rest")))
-    values: dict[str, Expr] = {f"{row}_tile": var(row)}
-    tiles = writer.shapes.tiles[row]
-    first = var(row) * tiles.tile
-    last = apply(Op.MIN, first + tiles.tile, tiles.extent) - 1
+    used = set().union(*(free_vars(getattr(domain.plan, name)) for name in (*BOUNDS, "may_rest", "must_rest")))
+    row = domain.row_name
+    values: dict[str, Expr] = {f"{row}_tile": var(domain.row)}
+    tile = writer.shapes.tiles[domain.row].tile
+    first = var(domain.row) * tile
+    last = apply(Op.MIN, first + tile, writer.extent(domain.row)) - 1
     for name, value in ((f"{row}_lo", first), (f"{row}_hi", last)):
         if name in used:
             fresh = writer.context.names.fresh(name)
@@ -146,15 +163,15 @@ def _write_number(
     writer.line(f"{writer.context.names(s.name)} = {writer.text(step, (), path)}")
 
 
-def _write_body(writer: KernelWriter, s: TileLoop, rest: Expr, path: Path) -> None:
+def _write_body(writer: KernelWriter, s: TileLoop, column: str, rest: Expr, path: Path) -> None:
     is_whole = s.part == "full"
     if rest is TRUE:
         writer.bind_tile(s.name, is_whole, s.body)
         writer.body(s.body, path)
         return
     first = var(s.name) * s.tiles.tile
-    last = first + (s.tiles.tile - 1) if is_whole else apply(Op.MIN, first + s.tiles.tile, s.tiles.extent) - 1
-    own = {f"{s.name}_lo": first, f"{s.name}_hi": last, f"{s.name}_tile": var(s.name)}
+    last = first + (s.tiles.tile - 1) if is_whole else apply(Op.MIN, first + s.tiles.tile, writer.extent(s.name)) - 1
+    own = {f"{column}_lo": first, f"{column}_hi": last, f"{column}_tile": var(s.name)}
     condition = writer.text(substitute(rest, own), (), path)
     with writer.block(*statement_lines("if ", condition, ":")):
         writer.bind_tile(s.name, is_whole, s.body)

@@ -1,9 +1,10 @@
 """References as Triton pointers and masks: which addresses a tile covers, and which of them exist.
 
 An address is the tensor's base, then scalar offsets in 64 bits (batch, head, first row of the tile), then offsets
-inside the tile in 32 bits. Elements gathered by computed indices have 32 bits in all; the launcher checks that this is
-enough for their tensor. Rows past the end of a dimension and the padding of an axis whose size is no power of
-two are masked out.
+inside the tile in 32 bits. Rows at computed places that follow each other are addressed alike; where they do not, every
+row has an offset of 64 bits. Elements gathered in expressions have 32 bits in all; the launcher checks that this is enough
+for their tensor. Rows past the end or that do not exist, and the padding of an axis whose size is no power of two, are
+masked out.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...ir.expr import Expr, Op
-from ...ir.printer import ATOM, TERM, Path
+from ...ir.domain.linear import Linear, literal
+from ...ir.edit import resolved
+from ...ir.expr import Expr, Op, apply, const, index, transform, var, walk
+from ...ir.printer import ATOM, COMPARE, TERM, Path
 from ...ir.program import All, Ref, TileAxis
 from .context import padded_size
-from .expressions import widening
-from .layout import call_lines
+from .expressions import folded, widening
+from .layout import call_lines, sum_lines
 
 if TYPE_CHECKING:
     from .kernel import KernelWriter
@@ -31,14 +34,13 @@ class Place:
     axes: tuple[str, ...]
 
 
-def tile_place(writer: KernelWriter, ref: Ref, path: Path) -> Place:
-    """The addresses of a reference. Raises LoweringError for an index that is itself a tile."""
+def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = None) -> Place:
+    """The addresses of a reference; `where` says which of its rows exist."""
     axes = writer.shapes.ref_axes(ref)
     dims = writer.shapes.dims(ref.name)
     strides = writer.use_tensor(ref.name)
-    scalars: list[str] = []
-    tiles: list[str] = []
-    conditions: list[str] = []
+    scalars, tiles = _computed_rows(writer, ref, path, where is None)
+    conditions = _existing_rows(writer, ref, path, where)
     for item, dim, stride in zip(ref.indices, dims, strides, strict=True):
         if isinstance(item, TileAxis):
             wide = widening(axes, (item.name,))
@@ -51,16 +53,93 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path) -> Place:
             tiles.append(f"{widened(writer.span(dim), wide)} * {stride}")
             if padded_size(writer.shapes.sizes[dim]) != writer.shapes.sizes[dim]:
                 conditions.append(widened(f"{writer.span(dim)} < {writer.use_size(dim)}", wide))
-        else:
-            scalars += scalar_offset(writer, writer.prepare(item, path), stride, path)
+        elif not writer.shapes.axes(item):
+            scalars += scalar_offset(writer, writer.prepare(item, path), stride)
     return Place((writer.context.names(ref.name), *scalars, *tiles), tuple(conditions), axes)
 
 
-def scalar_offset(writer: KernelWriter, index: Expr, stride: str, path: Path) -> list[str]:
+def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -> tuple[list[str], list[str]]:
+    """Terms of the indices that are computed row by row: scalars, and offsets inside the tile.
+
+    Indices that go up by one along the rows are a scalar and the span; the others become one line of offsets.
+    """
+    axis = writer.shapes.rows_axis(ref)
+    scalars: list[str] = []
+    tiles: list[str] = []
+    offsets: list[str] = []
+    if axis is None:
+        return scalars, tiles
+    wide = widening(writer.shapes.ref_axes(ref), (axis,))
+    for item, stride in zip(ref.indices, writer.context.strides(ref.name), strict=True):
+        if not isinstance(item, Expr) or not writer.shapes.axes(item):
+            continue
+        start = first_row(writer, item, axis, is_whole)
+        if start is None:
+            index = writer.prepare(item, path)
+            cast = "" if writer.is_wide(index) else ".to(tl.int64)"
+            offsets.append(f"{writer.expressions.text(index, (axis,), ATOM if cast else TERM)}{cast} * {stride}")
+            continue
+        first = writer.start(axis)
+        if start is not const(0):
+            first = f"({writer.text(start, (), path)} + {first})"
+        scalars.append(f"{first} * {stride}")
+        tiles.append(f"{widened(writer.span(axis), wide)} * {stride}")
+    if offsets:
+        name = writer.given(("rows", ref), f"{writer.context.names(ref.name)}_rows")
+        writer.line(*sum_lines(f"{name} = ", offsets))
+        tiles.insert(0, widened(name, wide))
+    return scalars, tiles
+
+
+def first_row(writer: KernelWriter, item: Expr, axis: str, is_whole: bool) -> Expr | None:
+    """`start` of an index that is start + index(axis), the same scalar for all rows of a tile; None for others.
+
+    With `is_whole`, i // 64 and i % 64 of i = index(axis) in tiles of 32 are one block and a place in it.
+    """
+    known = writer.context.definitions
+    plain = folded(writer.context.inline(resolved(item, known)), writer.shapes.sizes)
+    if is_whole:
+        tile = writer.shapes.tiles[axis].tile
+        plain = folded(transform(plain, lambda node: _by_block(node, axis, tile)), {})
+    form = Linear.of(plain)
+    start = form.without(index(axis)).expr()
+    is_uniform = all(node.op is not Op.INDEX for node in walk(start)) and not writer.shapes.axes(start)
+    return start if is_uniform and form.coefficient(index(axis)) == 1 else None
+
+
+def _by_block(node: Expr, axis: str, tile: int) -> Expr | None:
+    """i // 64 -> axis * 32 // 64 and i % 64 -> i - axis * 32 // 64 * 64, for i = index(axis) in tiles of 32."""
+    if node.op not in (Op.FLOORDIV, Op.MOD) or node.args[0] is not index(axis):
+        return None
+    size = literal(node.args[1])
+    if size is None or size <= 0 or size % tile:
+        return None
+    block = apply(Op.FLOORDIV, var(axis) * tile, size)
+    return block if node.op is Op.FLOORDIV else node.args[0] - block * size
+
+
+def _existing_rows(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None) -> list[str]:
+    """Conditions under which rows of a reference exist, for those at computed places and with `where`."""
+    axes = writer.shapes.ref_axes(ref)
+    axis = writer.shapes.rows_axis(ref)
+    if axis is None and where is None:
+        return []
+    axis = axis or next(item.name for item in ref.indices if isinstance(item, TileAxis))
+    wide = widening(axes, (axis,))
+    conditions = []
+    if writer.is_past_end(axis):
+        end = writer.text(writer.extent(axis), (), path, COMPARE + 1)
+        conditions.append(widened(f"{writer.index(axis)} < {end}", wide))
+    if where is not None:
+        ready = writer.prepare(where, path)
+        over = writer.expressions.axes(ready)
+        text = writer.expressions.text(ready, over)
+        conditions.append(widened(text, wide) if over else text)
+    return conditions
+
+
+def scalar_offset(writer: KernelWriter, index: Expr, stride: str) -> list[str]:
     """The term of a scalar index, in 64 bits; none for index 0."""
-    if writer.expressions.axes(index):
-        reason = "an index of a reference that is itself a tile (a gather of rows)"
-        raise writer.context.refuse(path, reason, "loop over the rows, or load element by element in an expression")
     if index.op is Op.CONST:
         return [] if index.attr == 0 else [f"{index.attr} * {stride}"]
     if writer.is_wide(index):
@@ -81,7 +160,7 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
         tile = writer.tile_of(index)
         wide = widening(axes, own)
         if not own:
-            scalars += scalar_offset(writer, index, strides[position], path)
+            scalars += scalar_offset(writer, index, strides[position])
         elif tile is not None:
             scalars.append(f"{writer.start(tile)} * {strides[position]}")
             tiles.append(f"{widened(writer.span(tile), wide)} * {strides[position]}")
@@ -91,8 +170,9 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
             text = _index_text(writer, node, position, tuple(axis for axis in axes if axis in own))
             writer.context.gathered.add(tensor)
             tiles.append(f"{widened(text, wide)} * {strides[position]}")
-            limits = (f"{text} >= 0", f"{text} < {writer.use_size(dim)}")
-            conditions += [widened(limit, wide) for limit in limits]
+            if not writer.expressions.is_nonnegative(index):
+                conditions.append(widened(f"{text} >= 0", wide))
+            conditions.append(widened(f"{text} < {writer.use_size(dim)}", wide))
     if len(axes) > 1:
         writer.note_wide_load(tensor, writer.tile_of(node.args[-1]) is not None)
     return Place((writer.context.names(tensor), *scalars, *tiles), tuple(conditions), axes)

@@ -52,11 +52,11 @@ TRITON_COPIES = "use load and store: Triton makes copies asynchronous by itself 
 
 def _load(writer: KernelWriter, s: Load, path: Path) -> None:
     writer.forget({s.name})
-    writer.line(*load_lines(writer.context.names(s.name), tile_place(writer, s.source, path)))
+    writer.line(*load_lines(writer.context.names(s.name), tile_place(writer, s.source, path, s.where)))
 
 
 def _store(writer: KernelWriter, s: Store, path: Path) -> None:
-    place = tile_place(writer, s.target, path)
+    place = tile_place(writer, s.target, path, s.where)
     writer.line(*store_lines(place, writer.text(s.value, place.axes, path)))
 
 
@@ -158,6 +158,7 @@ def _reduce(writer: KernelWriter, s: Reduce, path: Path) -> None:
 
 def _tile_at(writer: KernelWriter, s: TileAt, path: Path) -> None:
     writer.line(f"{writer.context.names(s.name)} = {writer.text(s.number, (), path)}")
+    writer.define_extent(s.name, path)
     writer.bind_tile(s.name, False, writer.grid.body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,14 +45,14 @@ class TritonTarget:
         module = import_source(lowered.source)
         run = getattr(module, module.__all__[0])
         is_output = [param.is_output for param in program.params]
-        names = list(run.__kwdefaults__ or ())
+        outputs_of, asked = list(run.__kwdefaults__ or ()), inspect.getfullargspec(run).kwonlyargs
 
         def launch(tensors: Sequence[Any], sizes: Mapping[str, int]) -> None:
-            del sizes  # the file reads them off the tensors
             _require_gpu(tensors[0])
             outputs = [tensor for tensor, out in zip(tensors, is_output, strict=True) if out]
             inputs = [tensor for tensor, out in zip(tensors, is_output, strict=True) if not out]
-            run(*inputs, **dict(zip(names, outputs, strict=True)))
+            given = {name: sizes[name] for name in asked if name not in outputs_of}
+            run(*inputs, **given, **dict(zip(outputs_of, outputs, strict=True)))
 
         return launch
 
