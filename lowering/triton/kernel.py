@@ -201,7 +201,8 @@ class KernelWriter:
         self._elements = {node: name for node, name in self._elements.items() if name not in stale}
         self._tiles_of = {name: tile for name, tile in self._tiles_of.items() if not {name, tile} & stale}
         self._indices = {tile: name for tile, name in self._indices.items() if not {name, tile} & stale}
-        self._extents = {t: name for t, name in self._extents.items() if not free_vars(self.shapes.tiles[t].extent) & stale}
+        tiles = self.shapes.tiles
+        self._extents = {t: end for t, end in self._extents.items() if stale.isdisjoint(free_vars(tiles[t].extent))}
 
     # Expressions
 

@@ -1,10 +1,10 @@
 """References as Triton pointers and masks: which addresses a tile covers, and which of them exist.
 
 An address is the tensor's base, then scalar offsets in 64 bits (batch, head, first row of the tile), then offsets
-inside the tile in 32 bits. Rows at computed places that follow each other are addressed alike; where they do not, every
-row has an offset of 64 bits. Elements gathered in expressions have 32 bits in all; the launcher checks that this is enough
-for their tensor. Rows past the end or that do not exist, and the padding of an axis whose size is no power of two, are
-masked out.
+inside the tile in 32 bits. Rows at computed places that follow each other are addressed alike; where they do not,
+every row has an offset of 64 bits. Elements gathered in expressions have 32 bits in all; the launcher checks that this
+is enough for their tensor. Rows past the end or that do not exist, and the padding of an axis whose size is no power of
+two, are masked out.
 """
 
 from __future__ import annotations
@@ -138,13 +138,13 @@ def _existing_rows(writer: KernelWriter, ref: Ref, path: Path, where: Expr | Non
     return conditions
 
 
-def scalar_offset(writer: KernelWriter, index: Expr, stride: str) -> list[str]:
+def scalar_offset(writer: KernelWriter, item: Expr, stride: str) -> list[str]:
     """The term of a scalar index, in 64 bits; none for index 0."""
-    if index.op is Op.CONST:
-        return [] if index.attr == 0 else [f"{index.attr} * {stride}"]
-    if writer.is_wide(index):
-        return [f"{writer.expressions.text(index, (), TERM)} * {stride}"]
-    return [f"tl.cast({writer.expressions.text(index, ())}, tl.int64) * {stride}"]
+    if item.op is Op.CONST:
+        return [] if item.attr == 0 else [f"{item.attr} * {stride}"]
+    if writer.is_wide(item):
+        return [f"{writer.expressions.text(item, (), TERM)} * {stride}"]
+    return [f"tl.cast({writer.expressions.text(item, ())}, tl.int64) * {stride}"]
 
 
 def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
@@ -155,12 +155,12 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
     scalars: list[str] = []
     tiles: list[str] = []
     conditions: list[str] = []
-    for position, (index, dim) in enumerate(zip(node.args, writer.shapes.dims(tensor), strict=True)):
-        own = writer.expressions.axes(index)
-        tile = writer.tile_of(index)
+    for position, (item, dim) in enumerate(zip(node.args, writer.shapes.dims(tensor), strict=True)):
+        own = writer.expressions.axes(item)
+        tile = writer.tile_of(item)
         wide = widening(axes, own)
         if not own:
-            scalars += scalar_offset(writer, index, strides[position])
+            scalars += scalar_offset(writer, item, strides[position])
         elif tile is not None:
             scalars.append(f"{writer.start(tile)} * {strides[position]}")
             tiles.append(f"{widened(writer.span(tile), wide)} * {strides[position]}")
@@ -170,7 +170,7 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
             text = _index_text(writer, node, position, tuple(axis for axis in axes if axis in own))
             writer.context.gathered.add(tensor)
             tiles.append(f"{widened(text, wide)} * {strides[position]}")
-            if not writer.expressions.is_nonnegative(index):
+            if not writer.expressions.is_nonnegative(item):
                 conditions.append(widened(f"{text} >= 0", wide))
             conditions.append(widened(f"{text} < {writer.use_size(dim)}", wide))
     if len(axes) > 1:
@@ -180,12 +180,12 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
 
 def _index_text(writer: KernelWriter, node: Expr, position: int, order: tuple[str, ...]) -> str:
     """An index as a name: its own, or one for a line written here."""
-    index = node.args[position]
-    text = writer.expressions.text(index, order, ATOM)
-    if index.op in (Op.VAR, Op.INDEX):
+    item = node.args[position]
+    text = writer.expressions.text(item, order, ATOM)
+    if item.op in (Op.VAR, Op.INDEX):
         return text
     name = writer.given(("index", node, position), f"{writer.context.names(str(node.attr))}_at_{position}")
-    writer.line(f"{name} = {writer.expressions.text(index, order)}")
+    writer.line(f"{name} = {writer.expressions.text(item, order)}")
     return name
 
 
