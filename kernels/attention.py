@@ -6,9 +6,11 @@ Tensors in their closures become captured tensors, so new values never recompile
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 
@@ -48,16 +50,22 @@ def attention(  # noqa: PLR0913 - the signature is public contract
     Hkv. deterministic: the forward always is. Raises UnsupportedSpec, ShapeError, DTypeError, DeviceError.
     """
     pair = Pair((score_mod, mask_mod))
-    key = pair.captures.key, scale
+    key = pair.captures.key, scale is None
     known = _kernels.get(key)
     if known is None:
         check_attention((q, k, v))
-        known = _new_kernel(key, pair, scale)
+        known = _new_kernel(key, pair, scale is None)
     kernel, formula = known
     formula.pair = pair
     if not enable_gqa and q.dim() == 4 and k.dim() == 4 and q.shape[1] != k.shape[1]:
         raise ShapeError(f"q has Hq={q.shape[1]} heads and k has Hkv={k.shape[1]}; pass enable_gqa=True to share heads")
-    return kernel(q, k, v, *pair.captures.tensors, return_lse=return_lse)
+    factor = () if scale is None else (_number(scale, q.device),)
+    return kernel(q, k, v, *factor, *pair.captures.tensors, return_lse=return_lse)
+
+
+@functools.lru_cache(MAX_KERNELS)
+def _number(value: float, device: torch.device) -> torch.Tensor:
+    return torch.tensor(float(value), device=device)
 
 
 class Pair:
@@ -79,23 +87,26 @@ class Formula:
     __name__ = "attention"
     __signature__ = inspect.signature(lambda q, k, v, *captured: None)
 
-    def __init__(self, pair: Pair, scale: float | None) -> None:
+    def __init__(self, pair: Pair, is_scale_default: bool) -> None:
         self.pair = pair
-        self.scale = scale
+        self.is_scale_default = is_scale_default
 
     @property
     def __wrapped__(self) -> Modifier | None:
         """The user's function, for messages."""
         return next((modifier for modifier in self.pair.modifiers if modifier), None)
 
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *captured: torch.Tensor) -> torch.Tensor:
-        """o, with scores in memory."""
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *captured: Any) -> torch.Tensor:
+        """o, with scores in memory. Unless it has the default, the scale is the first of `captured`."""
         pair = self.pair
+        scale: float | torch.Tensor = q.shape[-1] ** -0.5
+        if not self.is_scale_default:
+            scale, *captured = captured
         score_mod, mask_mod = (m and pair.captures.rebuild(m, captured) for m in pair.modifiers)
         group = q.shape[1] // k.shape[1]
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if self.scale is None else self.scale)
+        scores = (q @ k.transpose(-1, -2)) * scale
         index = [torch.arange(size, device=scores.device) for size in scores.shape]
         if score_mod is not None:
             scores = mapped(score_mod, index, scores)
@@ -104,11 +115,11 @@ class Formula:
         return torch.softmax(scores, dim=-1) @ v
 
 
-def _new_kernel(key: Hashable, pair: Pair, scale: float | None) -> tuple[Kernel, Formula]:
+def _new_kernel(key: Hashable, pair: Pair, is_scale_default: bool) -> tuple[Kernel, Formula]:
     with _lock:
         if len(_kernels) >= MAX_KERNELS:
             _kernels.clear()
-        formula = Formula(pair, scale)
+        formula = Formula(pair, is_scale_default)
         return _kernels.setdefault(key, (Kernel(IndexSpecialiser(formula, Options())), formula))
 
 

@@ -16,7 +16,7 @@ _CALL = {
     "value": (WORKS, "[B or 1, Hkv, N, Dv]; Dv may differ from D"),
     "score_mod": (WORKS, "any callable of elementwise PyTorch and table look-ups; what cannot be compiled is refused"),
     "block_mask": (WORKS, "ours or PyTorch's; lengths must be those of query and key, as in PyTorch"),
-    "scale": (WORKS, "1/sqrt(D) when None; another number is another kernel"),
+    "scale": (WORKS, "1/sqrt(D) when None; all other numbers share one kernel"),
     "enable_gqa": (WORKS, "any whole ratio Hq / Hkv"),
     "return_lse": (WORKS, "float32, natural logarithm; -inf for rows that keep nothing"),
     "kernel_options": (WORKS, "the keys below; any other key is refused by name"),

@@ -73,7 +73,7 @@ def test_formula(name: str) -> None:
     mods = GALLERY[name](*LENGTHS)
     pair = Pair(mods)
     tensors = qkv()
-    spec = lift(Formula(pair, None), (*tensors, *pair.captures.tensors))
+    spec = lift(Formula(pair, True), (*tensors, *pair.captures.tensors))
     exact, exact_lse = theirs([x.double() for x in tensors], mods)
     captured = [x.numpy() for x in pair.captures.tensors]
     o, lse = reference(spec, *(x.double().numpy() for x in tensors), *captured)

@@ -74,7 +74,10 @@ def test_new_tensors_do_not_compile_again(compiles: list[object]) -> None:
     assert not torch.equal(*results)
     tw.attention(*qkv(rows=5, columns=50), alibi(torch.ones(HEADS)), causal)
     assert len(compiles) == 1
-    tw.attention(q, k, v, alibi(torch.ones(HEADS)), causal, scale=1.0)
+    for scale in (1.0, 0.3):
+        o = tw.attention(q, k, v, alibi(torch.ones(HEADS)), causal, scale=scale)
+        wanted = tw.attention(q * (scale * WIDTH**0.5), k, v, alibi(torch.ones(HEADS)), causal)
+        torch.testing.assert_close(o, wanted, rtol=1e-5, atol=1e-5)
     assert len(compiles) == 2
 
 
