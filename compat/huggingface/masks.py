@@ -204,11 +204,10 @@ def _sliced(mask: SymbolicMask, dim: int = 0, start: int | None = None, end: int
     stop = size if end is None else min(end, size) if end >= 0 else end + size
     if start not in (None, 0) or step != 1 or (stop < size and dim % 4 != 3):
         return None
-    if stop == size:
-        return mask
-    if stop < mask.columns:
+    shape = (*mask.shape[:3], stop) if stop < size else tuple(mask.shape)
+    if shape[3] < mask.columns:
         raise ShapeError(f"attention mask: cut to {stop} keys, but its rows see {mask.columns}")
-    return SymbolicMask((*mask.shape[:3], stop), mask.device, mask.kind, mask.tensors, mask.columns)
+    return SymbolicMask(shape, mask.device, mask.kind, mask.tensors, mask.columns)
 
 
 def _moved(mask: SymbolicMask, **options: Any) -> SymbolicMask | None:
@@ -222,7 +221,7 @@ def _moved(mask: SymbolicMask, **options: Any) -> SymbolicMask | None:
 def _same(mask: SymbolicMask, *sizes: Any, **options: Any) -> SymbolicMask | None:
     if sizes and any(size not in (-1, own) for size, own in zip(sizes[0], mask.shape, strict=False)):
         return None
-    return mask
+    return SymbolicMask(tuple(mask.shape), mask.device, mask.kind, mask.tensors, mask.columns)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 
 pytest.importorskip("transformers")
 
+from tilewright.bench import smollm2
 from tilewright.compat import huggingface
+from tilewright.kernels import specialisers
 
 from . import hf_models
 from .hf_models import CLIP, DECODERS, ENCODERS, SPEECH, TWO_SIDED, VIT, Architecture, load, ragged, worst
@@ -126,3 +128,30 @@ def test_a_mask_that_the_user_made(llama: hf_models.Pair, additive: bool) -> Non
         want = llama.eager(tokens, attention_mask=added).logits
         got = llama.ours(tokens, attention_mask=added if additive else mask.expand(2, 1, 17, 17)).logits
     torch.testing.assert_close(got, want)
+
+
+def test_lengths_share_their_kernels(llama: hf_models.Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of many lengths, padded on either side, and their tokens: nothing is traced again."""
+    generated(llama.ours, ragged())
+    generated(llama.ours, ragged((9, 9)))
+    monkeypatch.setattr(specialisers, "trace", None)
+    for length in (2, 7, 16, 33, 60):
+        for inputs in (
+            ragged((length, length // 2)),
+            ragged((length, length)),
+            ragged((length, length // 2), left=False),
+        ):
+            with torch.no_grad():
+                llama.ours(**inputs)
+            generated(llama.ours, inputs, cache_implementation="static")
+
+
+def test_real_weights() -> None:
+    """SmolLM2-135M-Instruct goes on token for token as with eager."""
+    model = smollm2.load_smollm2()
+    prompt = model.encode("<|im_start|>user\nName three colours of the rainbow.<|im_end|>\n<|im_start|>assistant\n")
+    model.model.set_attn_implementation("eager")
+    want = generated(model.model, {"input_ids": prompt}, max_new_tokens=12)
+    model.model.set_attn_implementation("tilewright")
+    assert generated(model.model, {"input_ids": prompt}, max_new_tokens=12) == want
+    assert "Red" in model.decode(torch.tensor(want[0]))
