@@ -1,6 +1,8 @@
 // Exports the building blocks of generated kernels with C linkage, for test_cpp_include.py.
 #include "across.hpp"
+#include "frame.hpp"
 #include "gemm.hpp"
+#include "gemm_stream.hpp"
 #include "pack.hpp"
 #include "vec_math.hpp"
 
@@ -29,6 +31,34 @@ void values(const Rows<const T>& p, const Rows<const T>& v, int rows, int column
     load_rows<M, DEPTH>(p, rows, columns, left);
     pack_rows<DEPTH, WIDTH>(v, columns, D, right);
     gemm_into<M, WIDTH, DEPTH>(left, right, scale, out);
+}
+
+// The same with few rows, and right matrices read where they lie: in order, as a list of rows in order, or as a
+// list of rows in reverse.
+template <class T, int N, class Multiply> void where_it_lies(const Rows<const T>& b, int have, int order, Multiply multiply) {
+    if (order == 0) return multiply(b);
+    const T* list[N];
+    for (int n = 0; n < have; ++n) list[n] = b.row(order == 1 ? n : have - 1 - n);
+    multiply(Places<const T>{list, b.column_stride});
+}
+
+template <class T, int N, int D>
+void few_scores(const Rows<const T>& q, const Rows<const T>& k, int rows, int columns, int order, float* out) {
+    constexpr int DEPTH = padded_depth<T>(D);
+    alignas(64) static operand<T> left[16 * DEPTH];
+    load_rows<16, DEPTH>(q, rows, D, left);
+    where_it_lies<T, N>(k, columns, order, [&](const auto& b) { multiply_columns<16, N, D, T>(left, b, columns, out, rows); });
+}
+
+template <class T, int N, int D>
+void few_values(const Rows<const T>& p, const Rows<const T>& v, int rows, int columns, int order, const float* scale, float* out) {
+    constexpr int DEPTH = padded_depth<T>(N);
+    alignas(64) static operand<T> left[16 * DEPTH];
+    load_rows<16, DEPTH>(p, rows, columns, left);
+    where_it_lies<T, N>(v, columns, order, [&](const auto& b) {
+        if (scale) multiply_rows<16, N, D, T, true>(left, b, columns, scale, out, rows);
+        else multiply_rows<16, N, D, T, false>(left, b, columns, ones<16>(), out, rows);
+    });
 }
 
 }  // namespace
@@ -122,4 +152,18 @@ void across_rows(const float* x, float* largest, float* sums) {
 PRODUCTS(float, 96, 64, 64) PRODUCTS(float, 16, 32, 40) PRODUCTS(float, 32, 80, 7)
 PRODUCTS(bf16, 32, 128, 64) PRODUCTS(bf16, 48, 48, 40) PRODUCTS(bf16, 16, 80, 97)
 PRODUCTS(f16, 32, 64, 40)
+
+#define FEW(T, N, D)                                                                                              \
+    void few_scores_##T##_##N##_##D(const T* q, const long* qs, const T* k, const long* ks, int rows,             \
+                                    int columns, int order, float* out) {                                         \
+        TileScope tiles;                                                                                          \
+        few_scores<T, N, D>({q, qs[0], qs[1]}, {k, ks[0], ks[1]}, rows, columns, order, out);                     \
+    }                                                                                                             \
+    void few_values_##T##_##N##_##D(const T* p, const long* ps, const T* v, const long* vs, int rows,             \
+                                    int columns, int order, const float* scale, float* out) {                     \
+        TileScope tiles;                                                                                          \
+        few_values<T, N, D>({p, ps[0], ps[1]}, {v, vs[0], vs[1]}, rows, columns, order, scale, out);              \
+    }
+FEW(float, 64, 64) FEW(float, 32, 40) FEW(float, 48, 7) FEW(float, 16, 272) FEW(f16, 32, 72)
+FEW(bf16, 64, 64) FEW(bf16, 96, 80) FEW(bf16, 32, 97) FEW(bf16, 64, 256)
 }

@@ -297,3 +297,54 @@ def test_values_are_added_to_scaled_sums(
         want = before * scale[:, None]
         want[:rows, :d] += p.values @ v.values
         np.testing.assert_array_equal(out, want)
+
+
+# element type, N, D of the products of few rows in the harness
+FEW = [
+    ("float", 64, 64), ("float", 32, 40), ("float", 48, 7), ("float", 16, 272), ("f16", 32, 72),
+    ("bf16", 64, 64), ("bf16", 96, 80), ("bf16", 32, 97), ("bf16", 64, 256),
+]  # fmt: skip
+FEW_ROWS = (1, 3, 16)
+ORDERS = {"rows": 0, "list": 1, "reversed-list": 2}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("name", "n", "d"), FEW)
+def test_scores_of_few_rows_are_exact(
+    library: ctypes.CDLL, name: str, n: int, d: int, layout: str, order: str
+) -> None:
+    rng = np.random.default_rng(2)
+    for rows in FEW_ROWS:
+        for columns in (n, n - 7, 1):
+            q, k = Piece(rng, name, rows, d, layout), Piece(rng, name, columns, d, layout)
+            out = poisoned(16, n)
+            function = getattr(library, f"few_scores_{name}_{n}_{d}")
+            function(q.data, q.strides, k.data, k.strides, rows, columns, ORDERS[order], address(out))
+            want = np.zeros((rows, n), np.float32)
+            want[:, :columns] = q.values @ (k.values[::-1] if order == "reversed-list" else k.values).T
+            np.testing.assert_array_equal(out[:rows], want)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("name", "n", "d"), FEW)
+def test_values_of_few_rows_are_added_to_scaled_sums(
+    library: ctypes.CDLL, name: str, n: int, d: int, layout: str, order: str
+) -> None:
+    rng = np.random.default_rng(3)
+    width = -(-d // 16) * 16
+    for rows in FEW_ROWS:
+        for columns, is_added in ((n, True), (n - 7, True), (1, True), (n - 16, False)):
+            p, v = Piece(rng, name, rows, columns, layout), Piece(rng, name, columns, d, layout)
+            out, scale = poisoned(16, width), poisoned(16)
+            before = np.zeros((rows, width))
+            if is_added:
+                out[:rows] = before = rng.integers(-9, 9, (rows, width))
+            scale[:] = rng.choice([1, 0, 0.5], 16)
+            function = getattr(library, f"few_values_{name}_{n}_{d}")
+            given = address(scale) if is_added else None
+            function(p.data, p.strides, v.data, v.strides, rows, columns, ORDERS[order], given, address(out))
+            want = (before * scale[:rows, None])[:, :d]
+            want += p.values @ (v.values[::-1] if order == "reversed-list" else v.values)
+            np.testing.assert_array_equal(out[:rows, :d], want)
