@@ -70,10 +70,11 @@ def _known(size: int | torch.SymInt) -> int:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Without autocast and inference mode: a function traced under them is another function."""
+    """Without autocast, and as in eager calls where the operator or inference mode has turned autograd's layer off:
+    a function traced without that layer shows other operators."""
     with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

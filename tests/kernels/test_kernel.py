@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -153,3 +158,34 @@ def test_triton_source_needs_no_gpu_but_a_call_does() -> None:
     assert "triton" in kernel.source
     with pytest.raises(tw.DeviceError, match="q: on cpu; target 'triton' computes on cuda"):
         kernel(*qkv())
+
+
+def test_threads_share_a_kernel() -> None:
+    """Also while it is made: two threads, many shapes, one form."""
+    kernel = tw.compile(causal_spec(), verify=False)
+    inputs = [qkv(rows=rows, columns=rows) for rows in range(20, 40)] * 3
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda tensors: kernel(*tensors), inputs))
+    for got, tensors in zip(found, inputs, strict=True):
+        assert_close(got, causal_eager(*tensors))
+
+
+def test_the_lse_that_nobody_wants_overwrites_nothing(causal: tw.Kernel) -> None:
+    """It goes to workspace: of the same thread's next call, not of this one's operands."""
+    for rows in (1, 33, 700):
+        q, k, v = qkv(batch=1, rows=rows, columns=rows)
+        o, lse = causal(q, k, v, return_lse=True)
+        assert torch.equal(causal(q, k, v), o)
+        assert torch.equal(causal(q, k, v, return_lse=True)[1], lse)
+
+
+@pytest.mark.parametrize("copy_it", [pickle.dumps, copy.deepcopy, copy.copy], ids=lambda f: f.__name__)
+def test_kernels_are_saved_not_pickled(causal: tw.Kernel, copy_it: Callable[[object], object]) -> None:
+    with pytest.raises(tw.TilewrightError, match=r"not pickled or deep-copied; .*kernel\.save\(DIRECTORY\) and .*load"):
+        copy_it(causal)
+
+
+def test_repr(causal: tw.Kernel) -> None:
+    causal(*qkv())
+    assert repr(causal) == "<Kernel causal for cpu, f32>"
+    assert repr(tw.compile(causal_spec())) == "<Kernel, compiled at its first call>"
