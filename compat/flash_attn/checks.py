@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import DeviceError, DTypeError, ShapeError, UnsupportedSpec
+from ...kernels.dtypes import COMPUTE_DTYPES, to_torch
+from ...kernels.plan import refuse_grad
 from .forms import UNLIMITED, Options
 
 __all__ = ["Sequences", "check_integers", "check_tensors", "options_of", "refuse_training", "values_of"]
 
+TYPES = tuple(to_torch(dtype) for dtype in COMPUTE_DTYPES)
 INTEGERS = (torch.int32, torch.int64)
 
 
@@ -99,10 +102,13 @@ def _check_slopes(of: Sequences, slopes: Any) -> None:
 def check_tensors(caller: str, rows: Sequence[tuple[str, Any, str]]) -> dict[str, int]:
     """Refuse tensors that do not fit their dims, one row (name, tensor, "B M H D") each; the sizes by name.
 
-    The first tensor is q: the others must have its element type and device.
+    The first tensor is q: the others must have its element type and device. Gradients are refused: there is no
+    backward.
     """
     sizes: dict[str, int] = {}
     q = rows[0][1]
+    if isinstance(q, Tensor) and q.dtype not in TYPES:
+        raise DTypeError(f"{caller}: q: got {q.dtype}, wanted one of {', '.join(map(str, TYPES))}")
     for name, tensor, dims in rows:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{caller}: {name} is a {_kind(tensor)}; wanted a tensor [{dims.replace(' ', ', ')}]")
@@ -111,6 +117,8 @@ def check_tensors(caller: str, rows: Sequence[tuple[str, Any, str]]) -> dict[str
             raise DTypeError(f"{caller}: {name}: got {tensor.dtype}, wanted {q.dtype} as q has")
         if tensor.device != q.device:
             raise DeviceError(f"{caller}: {name}: on {tensor.device}, but q is on {q.device}; move it to q's device")
+        if tensor.requires_grad and torch.is_grad_enabled():
+            refuse_grad()
     hq, hkv = sizes["Hq"], sizes["Hkv"]
     if hkv == 0 or hq % hkv:
         raise ShapeError(f"{caller}: q has {hq} heads and k has {hkv}; wanted a multiple (each key head serves Hq/Hkv)")

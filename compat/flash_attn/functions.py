@@ -72,8 +72,8 @@ def flash_attn_varlen_func(  # noqa: PLR0913 - flash-attn's signature
     refuse_training(caller, dropout_p, return_attn_probs)
     key_dims = "Tk Hkv" if block_table is None else "pages page_size Hkv"
     sizes = check_tensors(caller, (("q", q, "Tq Hq D"), ("k", k, f"{key_dims} D"), ("v", v, f"{key_dims} Dv")))
-    totals = (sizes["Tq"], sizes.get("Tk"))
-    packed = check_packed(caller, (cu_seqlens_q, cu_seqlens_k), totals, (max_seqlen_q, max_seqlen_k))
+    starts, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    packed = check_packed(caller, (q, k), starts, longest, block_table is not None)
     of = Sequences(caller, len(packed.queries) - 1, sizes["Hq"], sizes["D"], q.device)
     options = options_of(of, softmax_scale, causal, window_size, softcap, alibi_slopes)
     if block_table is not None:

@@ -34,24 +34,25 @@ class Packed:
 
 
 def check_packed(
-    caller: str, cu_seqlens: Sequence[Any], totals: Sequence[int | None], longest: Sequence[Any]
+    caller: str, tensors: Sequence[Tensor], cu_seqlens: Sequence[Any], longest: Sequence[Any], is_paged: bool
 ) -> Packed:
-    """Refuse cu_seqlens_q and cu_seqlens_k that do not describe `totals` tokens (None: not limited by a tensor).
+    """Refuse cu_seqlens_q and cu_seqlens_k that do not describe the tokens of q and k (is_paged: k is a pool of pages).
 
     longest: max_seqlen_q and max_seqlen_k, at least the longest sequence's length. Raises TypeError, DTypeError,
     DeviceError or ShapeError.
     """
     found = []
-    for side, cu, total, most in zip("qk", cu_seqlens, totals, longest, strict=True):
+    for side, tensor, cu in zip("qk", tensors, cu_seqlens, strict=True):
         name = f"{caller}: cu_seqlens_{side}"
-        check_integers(name, cu, (None,), cu_seqlens[0].device)
-        found.append(_starts(name, values_of(cu), total))
-        _check_longest(f"{caller}: max_seqlen_{side}", found[-1], most)
+        check_integers(name, cu, (None,), tensor.device)
+        found.append(_starts(name, values_of(cu), None if is_paged and side == "k" else tensor.shape[0]))
     if len(found[0]) != len(found[1]):
         raise ShapeError(
             f"{caller}: cu_seqlens_q has {len(found[0])} entries and cu_seqlens_k {len(found[1])}; wanted one more "
             "than the batch has sequences in both"
         )
+    for side, starts, most in zip("qk", found, longest, strict=True):
+        _check_longest(f"{caller}: max_seqlen_{side}", starts, most)
     return Packed(*found)
 
 
