@@ -15,6 +15,7 @@ from .decode import decode
 from .forward import forward
 from .long import long
 from .machine import busy_warning, describe_machine, revision
+from .mask_build import mask_build
 from .measure import DEVICES, Session
 from .overhead import overhead
 from .report import write_report
@@ -29,6 +30,7 @@ SUITES: dict[str, Callable[[Session], list[Row]]] = {
     "forward": forward,
     "long": long,
     "decode": decode,
+    "mask-build": mask_build,
     "overhead": overhead,
     "startup": startup,
     "resources": resources,

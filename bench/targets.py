@@ -11,6 +11,7 @@ from .decode import decode_case
 from .forward import case_of
 from .implementations import TILEWRIGHT
 from .long import LENGTHS, long_case
+from .mask_build import MASK_VARIANTS, mask_case
 from .rows import PEAK, VECTOR_PEAK, Row
 
 __all__ = ["GOALS", "Goal", "Results", "Verdict", "verdicts"]
@@ -22,6 +23,7 @@ PEAK_GOALS = {"f32": 0.78, "bf16": 0.70}
 EXPONENT_GOALS = {"full": 2.1, "window": 1.1}  # 2 and 1, and room for what noise adds to a fit of two points
 RESIDENT_GOAL_MB = 200.0
 OVERHEAD_GOAL_US = 30.0
+MASK_BUILD_GOAL_MS = 5.0
 DECODE_BANDWIDTH_GOAL = 0.8  # of reading the keys and values alone
 DECODE_SDPA_GOALS = {16: 1.0, 256: 1.0, 1024: 1.0, 4096: 1.0, 32768: 1.5}
 STARTUP_GOALS_S = {"generate-cold": 8.0, "generate-cached": 4.0}
@@ -178,11 +180,22 @@ def _over_resources(worst: Callable[[list[float]], float], name: str) -> Measure
     return measure
 
 
+def _mask_goals() -> Iterator[Goal]:
+    for variant in MASK_VARIANTS:
+        case = str(mask_case(variant))
+        yield Goal(f"{case} mask", "ms", MASK_BUILD_GOAL_MS, False, _mask_ms(case))
+
+
+def _mask_ms(case: str) -> Measure:
+    return lambda r: r.median_ms("mask-build", case, TILEWRIGHT)
+
+
 def _overhead_goal() -> Goal:
     case = str(case_of("causal", "f32", (1, 8, 16), 64))
     return Goal(f"{case} call over SDPA's", "us", OVERHEAD_GOAL_US, False, _extra("overhead", case, "over_sdpa_us"))
 
 
 GOALS: tuple[Goal, ...] = (
-    *_forward_goals(), *_long_goals(), *_decode_goals(), _overhead_goal(), *_startup_goals(), *_resource_goals(),
+    *_forward_goals(), *_long_goals(), *_decode_goals(), *_mask_goals(),
+    _overhead_goal(), *_startup_goals(), *_resource_goals(),
 )  # fmt: skip
