@@ -37,11 +37,11 @@ def mask_build(session: Session) -> list[Row]:
 
 
 def _rows(session: Session, case: Case) -> Iterator[Row]:
-    for impl in ROUNDS:
+    for impl, rounds in ROUNDS.items():
         session.say(f"mask-build: {case} {impl}")
         try:
             build, call = _prepare(case, impl, session.device)
-            seconds, first = _measured(build, call, ROUNDS[impl])
+            seconds, first = _measured(build, call, rounds)
         except Exception as error:  # noqa: BLE001 - whatever one implementation does, the others are measured
             yield session.row("mask-build", case, impl, error=f"{type(error).__name__}: {error}")
             continue
