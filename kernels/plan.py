@@ -19,6 +19,7 @@ __all__ = ["Output", "Plan", "make_plan", "refuse_grad"]
 Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 Tensors = tuple[torch.Tensor, ...]
 Run = Callable[[Sequence[torch.Tensor]], None]
+LEAST, MOST = -(2.0**31), 2.0**31 - 1  # integers of kernels
 
 
 @runtime_checkable
@@ -36,8 +37,8 @@ class Plan:
 
     run: launches on inputs and outputs; None where there is nothing to compute. outputs: for each output that
     run takes, a tensor of its shape, type and device that holds one element. lse: its position among them, 0
-    where the caller does not want it. checked: for captured tensors whose values are indices, their position and
-    the range of values found in bounds.
+    where the caller does not want it. checked: for captured tensors of indices and of 64-bit integers, their
+    position and the range of values that is sound.
     """
 
     run: Run | None
@@ -129,11 +130,22 @@ def _check_out(out: torch.Tensor, wanted: torch.Tensor) -> None:
 
 
 def _check_reads(compiled: Compiled, tensors: Tensors, sizes: dict[str, int]) -> tuple[tuple[int, float, float], ...]:
-    """Refuse reads outside captured tensors; the tensors to look at again when their values may have changed.
+    """Refuse reads outside captured tensors, and integers that kernels would cut off.
 
+    Gives the tensors to look at again, where values may have changed: those of indices and of 64-bit integers.
     On a GPU looking again would stop the queue at every call, so values are checked once per shape there.
     """
     names = [spec.name for spec in compiled.inputs]
     check_accesses(compiled.accesses, dict(zip(names, tensors, strict=True)), sizes)
-    sources = index_sources(compiled.accesses) if tensors[0].device.type == "cpu" else ()
-    return tuple((names.index(name), *range_of(tensors[names.index(name)])) for name in sorted(sources))
+    wide = {name: range_of(x) for name, x in zip(names, tensors, strict=True) if x.dtype is torch.int64 and x.numel()}
+    for name, (low, high) in wide.items():
+        if low < LEAST or high > MOST:
+            raise DTypeError(
+                f"{name}: int64 with values {low:.0f}..{high:.0f}, and kernels compute with 32 bits; "
+                "pass values that fit int32 (64-bit words as two tables of 32 bits, ids counted from 0)"
+            )
+    if tensors[0].device.type != "cpu":
+        return ()
+    sources = {name: range_of(tensors[names.index(name)]) for name in sorted(index_sources(compiled.accesses))}
+    ranges = dict.fromkeys(wide, (LEAST, MOST)) | sources
+    return tuple((names.index(name), *found) for name, found in ranges.items())

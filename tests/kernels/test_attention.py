@@ -135,3 +135,18 @@ def test_names_that_are_bound_anew_are_found_for_another_type() -> None:
     keep = ids[:, None] == ids[None, :]
     wanted = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in half), attn_mask=keep)
     torch.testing.assert_close(tw.attention(*half, mask_mod=same).double(), wanted, rtol=0.03, atol=0.03)
+
+
+def test_integers_beyond_32_bits_are_refused() -> None:
+    """At the first call and whenever they appear; kernels would take their low 32 bits."""
+    ids = torch.arange(LENGTH) // 7
+
+    def same(b: Any, h: Any, i: Any, j: Any) -> torch.Tensor:
+        return ids[i] == ids[j]
+
+    tw.attention(*qkv(), mask_mod=same)
+    ids[-1] = 1 << 32
+    with pytest.raises(tw.DTypeError, match=r"c0: int64 with values 0\.\.4294967296, and kernels compute with 32 bits"):
+        tw.attention(*qkv(), mask_mod=same)
+    ids[-1] = 5
+    tw.attention(*qkv(), mask_mod=same)
