@@ -1,6 +1,7 @@
-"""The demonstration: kernels generated from published models' attention, verified, timed and reported.
+"""The demonstration: kernels generated from published models' attention, verified, timed and reported; then a real
+model that generates text with them through transformers.
 
-`python -m tilewright.bench.demo [REPORT.html]` takes about a minute and downloads nothing.
+`python -m tilewright.bench.demo [REPORT.html]` takes about a minute and a half and downloads nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from ..ir.errors import TilewrightError
 from .cases import Case
+from .generation import QUESTION, generate
 from .implementations import TILEWRIGHT, implementations_for
 from .measure import Session, measure
 from .models import MODELS
@@ -44,12 +46,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     write_report(path, rows)
     console.print(_table(rows))
+    agrees = _model(console)
     for row in rows:
         if row.error:
             console.print(f"{row.case}, {row.impl}: {row.error}", style="red", markup=False)
     console.print(f"Report: {path}")
     console.print(READ_ON, soft_wrap=True)
-    return 1 if any(row.error for row in rows if row.impl == TILEWRIGHT) else 0
+    failed = any(row.error for row in rows if row.impl == TILEWRIGHT)
+    return 1 if failed or not agrees else 0
+
+
+def _model(console: Console) -> bool:
+    """Print what SmolLM2 answers with each implementation; whether all give eager's tokens."""
+    try:
+        with console.status("SmolLM2") as status:
+            found = generate(status.update)
+    except TilewrightError as error:
+        console.print(f"No real model: {error}", style="yellow", markup=False)
+        return True
+    table = Table(
+        title='SmolLM2-135M-Instruct through transformers: attn_implementation="…"', box=box.SIMPLE, padding=0
+    )
+    for name in ("implementation", "tokens/s", "tokens"):
+        table.add_column(name, justify="right" if name == "tokens/s" else "left", no_wrap=True)
+    for one in found:
+        agreement = f"{len(one.tokens)}, as eager's" if one.tokens == found[0].tokens else "[red]not eager's[/red]"
+        table.add_row(one.impl, f"{one.tokens_per_s:.3g}", agreement)
+    console.print(table)
+    console.print(f"{QUESTION} {found[-1].text}", style="italic", markup=False)
+    return all(one.tokens == found[0].tokens for one in found)
 
 
 def _measured(console: Console) -> list[Row]:

@@ -12,7 +12,9 @@ import torch
 
 from ..ir.errors import TilewrightError
 from .decode import decode
+from .families import variants
 from .forward import forward
+from .huggingface import huggingface
 from .long import long
 from .machine import busy_warning, describe_machine, revision
 from .mask_build import mask_build
@@ -28,8 +30,10 @@ __all__ = ["SUITES", "BenchError", "new_session", "run_bench"]
 
 SUITES: dict[str, Callable[[Session], list[Row]]] = {
     "forward": forward,
+    "variants": variants,
     "long": long,
     "decode": decode,
+    "huggingface": huggingface,
     "mask-build": mask_build,
     "overhead": overhead,
     "startup": startup,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from .decode import LENGTHS as DECODE_LENGTHS
 from .decode import decode_case
 from .forward import case_of
+from .huggingface import model_case
 from .implementations import TILEWRIGHT
 from .long import LENGTHS, long_case
 from .mask_build import MASK_VARIANTS, mask_case
@@ -26,6 +27,7 @@ OVERHEAD_GOAL_US = 30.0
 MASK_BUILD_GOAL_MS = 5.0
 DECODE_BANDWIDTH_GOAL = 0.8  # of reading the keys and values alone
 DECODE_SDPA_GOALS = {16: 1.0, 256: 1.0, 1024: 1.0, 4096: 1.0, 32768: 1.5}
+MODEL_GOALS = {"prefill": 1.3, "decode": 1.0}  # a whole model through transformers, against its sdpa
 STARTUP_GOALS_S = {"generate-cold": 8.0, "generate-cached": 4.0}
 
 
@@ -157,6 +159,13 @@ def _extra(suite: str, case: str, name: str) -> Measure:
     return lambda r: r.extra(suite, case, TILEWRIGHT, name)
 
 
+def _model_goals() -> Iterator[Goal]:
+    for phase, wanted in MODEL_GOALS.items():
+        for dtype in PEAK_GOALS:
+            case = model_case(phase, dtype)
+            yield Goal(f"{case} against sdpa", "x", wanted, True, _speedup(case, "sdpa", "huggingface"))
+
+
 def _startup_goals() -> Iterator[Goal]:
     for case, wanted in STARTUP_GOALS_S.items():
         yield Goal(case, "s", wanted, False, _seconds(case))
@@ -196,6 +205,6 @@ def _overhead_goal() -> Goal:
 
 
 GOALS: tuple[Goal, ...] = (
-    *_forward_goals(), *_long_goals(), *_decode_goals(), *_mask_goals(),
+    *_forward_goals(), *_long_goals(), *_decode_goals(), *_model_goals(), *_mask_goals(),
     _overhead_goal(), *_startup_goals(), *_resource_goals(),
 )  # fmt: skip
