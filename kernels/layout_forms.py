@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ..ir.edit import name_bound
+from ..ir.expr import Expr, Op, load, transform
+from ..ir.program import Program, statements
 from ..ir.spec import AttentionSpec
 from ..ir.transfer import Orchestration, transfer
 from ..lowering import TARGETS
@@ -20,6 +25,31 @@ def compile_layout(
     """Spec -> program of the form -> source. Nothing is built yet. Raises LoweringError and ScheduleError."""
     arch = arch or TARGETS[target].default_arch()
     how = Orchestration(FEW_TILES) if few else choose(spec, target, arch)
+    reference = reference_program(form)
     with stages.stage("transfer"):
-        program = transfer(reference_program(form), spec, how)
+        program = transfer(reference, _without_clashes(spec, reference), how)
     return lower_program(program, target, arch, spec=spec, stages=stages)
+
+
+def _without_clashes(spec: AttentionSpec, reference: Program) -> AttentionSpec:
+    """The spec with captured tensors renamed whose names the expert program has for something else."""
+    taken = {p.name for p in reference.params} | {r.name for r in reference.regions}
+    taken |= {str(name_bound(s)) for s in statements(reference.body)}
+    names = {t.name: f"captured_{t.name}" for t in spec.captured if t.name in taken}
+    if not names:
+        return spec
+
+    def renamed(expr: Expr) -> Expr:
+        return transform(expr, lambda e: load(names[str(e.attr)], e.args, e.kind) if _is_of(e, names) else None)
+
+    rule = spec.normaliser
+    parts = {part: getattr(rule, part) for part in ("sink", "weight", "after")}
+    normaliser = replace(rule, **{part: renamed(expr) for part, expr in parts.items() if expr is not None})
+    captured = tuple(replace(t, name=names.get(t.name, t.name)) for t in spec.captured)
+    return replace(
+        spec, captured=captured, score=renamed(spec.score), keep=renamed(spec.keep), normaliser=normaliser
+    )
+
+
+def _is_of(expr: Expr, names: dict[str, str]) -> bool:
+    return expr.op is Op.LOAD and str(expr.attr) in names
