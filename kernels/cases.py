@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..ir.expr import Op
+from ..ir.expr import Expr, Op, var
 from ..ir.program import Grid, Program, TileAt, TileLoop, Tiles, statements
 
 __all__ = ["Case", "adapted", "cases_for", "small_cases", "tile_sizes"]
@@ -42,6 +42,15 @@ def tile_sizes(program: Program) -> tuple[int, int]:
     return found["M"] or DEFAULT_TILES[0], found["N"] or DEFAULT_TILES[1]
 
 
+def split_length(program: Program) -> int | None:
+    """How many keys one instance of a split program sees: d of a grid over (N + d - 1) // d; None without splits."""
+    for statement in statements(program.body):
+        for extent in statement.extents if isinstance(statement, Grid) else ():
+            if isinstance(extent, Expr) and extent.op is Op.FLOORDIV and var("N") in extent.args[0].args:
+                return int(extent.args[1].attr)  # type: ignore[call-overload, no-any-return]
+    return None
+
+
 def _tiles(program: Program) -> Iterator[Tiles]:
     for statement in statements(program.body):
         if isinstance(statement, (TileLoop, TileAt)):
@@ -53,7 +62,9 @@ def _tiles(program: Program) -> Iterator[Tiles]:
 def cases_for(program: Program, *, thorough: bool = False) -> tuple[Case, ...]:
     """The case list of a program; `thorough` adds every combination of sizes around both tiles."""
     m, n = tile_sizes(program)
-    cases = [*_sizes(m, n), *_layouts(m, n), *_contents(m, n)]
+    length = split_length(program)
+    sizes = _sizes(m, n) if length is None else _few_rows(n, length)
+    cases = [*sizes, *_layouts(m, n), *_contents(m, n)]
     if thorough:
         around = sorted({1, 17, m - 1, m, m + 1, n - 1, n, n + 1, 2 * n + 1, 3 * max(m, n) + 5})
         cases += [Case(2, 2, rows, columns) for rows in around for columns in around]
@@ -95,6 +106,22 @@ def _sizes(m: int, n: int) -> list[Case]:
         Case(1, 1, m, 2 * n + 1),
         Case(1, 1, longest, 17),
         Case(3, 3, 5, longest),
+    ]
+
+
+def _few_rows(n: int, length: int) -> list[Case]:
+    """Few queries, around a tile and around a split of keys, over several splits; more of them than a tile has."""
+    return [
+        Case(1, 2, 1, 1),
+        Case(2, 1, 1, 17),
+        Case(1, 1, 1, n - 1),
+        Case(2, 2, 2, n + 1),
+        Case(1, 1, 1, length),
+        Case(1, 1, 3, length + 1),
+        Case(2, 1, 1, 2 * length + n + 3),
+        Case(1, 1, 16, n + 5),
+        Case(3, 3, 5, 2 * n + 3),
+        Case(1, 1, n + 3, n + 3),
     ]
 
 

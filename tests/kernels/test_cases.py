@@ -7,7 +7,7 @@ import torch
 
 from tilewright.ir.dtypes import DType
 from tilewright.ir.spec import AttentionSpec, TensorSpec
-from tilewright.kernels.cases import Case, adapted, cases_for, tile_sizes
+from tilewright.kernels.cases import Case, adapted, cases_for, split_length, tile_sizes
 from tilewright.kernels.references import reference_program
 from tilewright.kernels.tensors import LAYOUTS, case_tensors
 
@@ -45,6 +45,16 @@ def test_cases_cover_the_tiles() -> None:
     assert {case.batch for case in cases} >= {1, 2, 3}
     assert len({case.name for case in cases}) == len(cases)
     assert set(cases) < set(cases_for(PROGRAM, thorough=True))
+
+
+def test_cases_cover_the_splits() -> None:
+    program = reference_program("flash_decode")
+    assert split_length(PROGRAM) is None
+    length = split_length(program)
+    assert length == 1024
+    columns = {case.columns for case in cases_for(program) if case.rows < 4}
+    assert {1, length, length + 1} <= columns
+    assert max(columns) > 2 * length
 
 
 def test_tensors_are_reproducible() -> None:
