@@ -27,6 +27,7 @@ from ..program import (
     Store,
     statements,
 )
+from ..shapes import infer
 from ..spec import MASK_PARAMETERS, SCORE_PARAMETERS, AttentionSpec, NormaliserKind
 from .unread import drop_unread
 
@@ -105,6 +106,7 @@ def add_sink(program: Program, spec: AttentionSpec) -> Program:
     rewrite:
         peak = full(f32[m], -inf)               peak = full(f32[m], sink * log2(e))
         mass = zeros(f32[m])            ->      mass = full(f32[m], where(sink == -inf, 0.0, 1.0))
+    Where the rows of a tile have heads of their own: peak = sink * log2(e), row by row.
     needs: the running maximum starts at -inf and the running sum at 0 in tiles named peak and mass.
     """
     sink = spec.normaliser.sink
@@ -118,9 +120,15 @@ def add_sink(program: Program, spec: AttentionSpec) -> Program:
     found = {s.name for s in statements(program.body) if isinstance(s, Fill)}
     if not set(starts) <= found:
         raise ScheduleError(f"transfer: {program.name} has no tiles peak and mass that a sink could start from")
-    return edit_program(
-        program, lambda s: replace(s, value=starts[s.name]) if isinstance(s, Fill) and s.name in starts else s
-    )
+    shapes = infer(program)
+
+    def edit(statement: Statement) -> Statement:
+        if not isinstance(statement, Fill) or statement.name not in starts:
+            return statement
+        value = starts[statement.name]
+        return Let(statement.name, value) if shapes.axes(value) else replace(statement, value=value)
+
+    return edit_program(program, edit)
 
 
 def set_normaliser(program: Program, spec: AttentionSpec) -> Program:

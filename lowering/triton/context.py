@@ -9,7 +9,7 @@ from ...ir.edit import definitions, expressions, name_bound
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op, free_vars, loads, substitute, transform, var
 from ...ir.printer import Path
-from ...ir.program import Alloc, Program, Region, statements
+from ...ir.program import Alloc, Program, Region, Tiles, statements
 from ...ir.shapes import COMPUTED, Shapes, TileType, infer, program_line
 from ...ir.sharing import shared_parts
 from ...ir.spec import SIZES
@@ -62,6 +62,8 @@ class Context:
     `call_parameters` and `region_functions`: of regions that became functions, what they take and their text.
     `functions`: those of functions.py in use. `gathered`: tensors whose offsets have 32 bits in all. `aligned`: inputs
     whose rows the launcher aligns. `definitions`: what names stand for that are bound to one expression.
+    `counters`: tensors that count arrivals, one for each instance of a grid of these extents. `host_functions`: regions
+    that the launcher calls, by the names they have there.
     """
 
     program: Program
@@ -79,6 +81,8 @@ class Context:
     aligned: set[str] = field(default_factory=set)
     stride_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     definitions: dict[str, Expr] = field(default_factory=dict)
+    counters: dict[str, tuple[Expr | Tiles, ...]] = field(default_factory=dict)
+    host_functions: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, path: Path, reason: str, remedy: str) -> LoweringError:
         """The error for a line that this target cannot express."""
@@ -209,7 +213,8 @@ def _add_region(context: Context, region: Region) -> None:
     bindings, result = shared_parts(body, lambda: context.names.numbered("part"))
     for name, value in bindings:
         local.names[name] = TileType(COMPUTED[value.kind])
-        writer.may_be_negative.add(name)
+        if not writer.is_nonnegative(value):
+            writer.may_be_negative.add(name)
     lines = [*(f"{name} = {writer.text(value, ())}" for name, value in bindings), f"return {writer.text(result, ())}"]
     text = "".join(f"    {line}\n" for line in lines)
     context.region_functions[region.name] = f"@triton.jit\ndef {context.names(region.name)}({arguments}):\n{text}"

@@ -24,7 +24,10 @@ from .statements import WRITERS
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel of the file: its name, what it takes, its body, and what launching and tuning ask of it."""
+    """One kernel of the file: its name, what it takes, its body, and what launching and tuning ask of it.
+
+    `merge`: the function that the last instance of each group calls, see arrivals.py.
+    """
 
     name: str
     tensors: tuple[str, ...]
@@ -35,13 +38,19 @@ class Kernel:
     has_products: bool
     has_wide_loads: bool
     restores: tuple[str, ...]
+    merge: Kernel | None = None
 
 
 class KernelWriter:
-    """Writes one grid. Its state is what has been bound so far; `line` and `block` append text."""
+    """Writes one grid. Its state is what has been bound so far; `line` and `block` append text.
 
-    def __init__(self, context: Context, grid: Grid, path: Path) -> None:
+    `is_merge`: write what one instance does, as a function of the grid's variables.
+    """
+
+    def __init__(self, context: Context, grid: Grid, path: Path, is_merge: bool = False) -> None:
         self.context, self.shapes, self.grid, self.path = context, context.shapes, grid, path
+        self.is_merge = is_merge
+        self.counts: dict[str, str] = {}
         self.expressions = ExpressionWriter(
             context.shapes, context.names, self.index, context.call_parameters, context.functions
         )
@@ -165,9 +174,14 @@ class KernelWriter:
         if tile in self._extents or not is_run_time(extent, self.context.sizes):
             return
         name = self.given(("extent", tile), f"{tile}_extent")
-        text = self.text(extent, (), path, ATOM if self._is_long(extent) else 0)
-        self.line(f"{name} = {text}.to(tl.int32)" if self._is_long(extent) else f"{name} = {text}")
+        self.line(f"{name} = {self.short_text(extent, path)}")
         self._extents[tile] = var(name)
+
+    def short_text(self, value: Expr, path: Path) -> str:
+        """Text of an integer scalar in 32 bits."""
+        is_long = self._is_long(value)
+        text = self.text(value, (), path, ATOM if is_long else 0)
+        return f"{text}.to(tl.int32)" if is_long else text
 
     def _is_long(self, value: Expr) -> bool:
         """Whether an integer has elements of 64 bits, or variables of 64 bits outside of the indices of elements."""
@@ -225,7 +239,8 @@ class KernelWriter:
             self.line(*statement_lines(f"{name} = ", self.expressions.text(value, own)))
             self._has_wide_loads |= len(own) > 1  # which ask for as many registers
             self.shapes.names[name] = TileType(self.expressions.dtype(value), own)
-            self.expressions.may_be_negative.add(name)
+            if not self.expressions.is_nonnegative(value):
+                self.expressions.may_be_negative.add(name)
             if self.is_wide(value) and value.op is not Op.CAST:
                 self.wide.add(name)
         return result
@@ -272,7 +287,10 @@ class KernelWriter:
 
     def kernel(self, name: str) -> Kernel:
         """The whole kernel."""
-        self._open_grid()
+        if self.is_merge:
+            self._bind_given()
+        else:
+            self._open_grid()
         self.body(self.grid.body, self.path)
         spans = [f"    {name} = tl.arange(0, {self.context.tile(axis)})" for axis, name in self._spans.items()]
         inside = list(statements(self.grid.body))
@@ -302,7 +320,7 @@ class KernelWriter:
         for position in reversed(range(len(self.grid.names))):
             name, extent = self.grid.names[position], self.grid.extents[position]
             text = self.context.names(name)
-            count = self._extent(extent, name)
+            count = self.counts[name] = self._extent(extent, name)
             value = rest if position == 0 else f"{rest} % {count}"
             if isinstance(extent, Tiles):
                 note = "  # heavy tiles first" if heavier_later else ""
@@ -314,6 +332,23 @@ class KernelWriter:
             rest = f"{rest} // {count}"
         for name in self.grid.names:
             self._leave_past_end(name)
+
+    def _bind_given(self) -> None:
+        """The grid's variables are the function's arguments."""
+        for name in self.grid.names:
+            if name in self.shapes.tiles:
+                self.bind_tile(name, False, self.grid.body)
+                self.define_extent(name, self.path)
+            else:
+                self.wide.add(name)
+
+    def instance(self, names: tuple[str, ...]) -> str:
+        """The number of the instance of a grid that has some of this one's variables."""
+        text = self.context.names(names[0])
+        for name in names[1:]:
+            text = f"({text})" if "+" in text else text
+            text = f"{text} * {self.counts[name]} + {self.context.names(name)}"
+        return text
 
     def _leave_past_end(self, name: str) -> None:
         """Instances of a ragged grid beyond the end of their tiles do nothing."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...ir.domain import Summary
 from ...ir.dtypes import DType
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, free_vars
+from ...ir.expr import Expr, Op, call, free_vars, transform
 from ...ir.printer import print_expr
 from ...ir.program import Alloc, Param, TileLoop, Tiles, statements
 from .context import Context
@@ -51,6 +51,10 @@ def write_launcher(context: Context, kernels: list[Kernel]) -> Launcher:
     lines += [f'check_extent("{name}", {context.names(name)})' for name in gathered]
     lines += [_buffer(context, inputs, alloc) for alloc in context.program.body if isinstance(alloc, Alloc)]
     lines += [_summary(context, table) for table in context.summaries.values()]
+    device = f"{context.names(inputs[0].name)}.device"
+    for name, extents in context.counters.items():
+        counts = " * ".join(_count(context, extent) for extent in extents)
+        lines.append(f"{name} = arrival_counts({counts}, {device})")
     lines.append(f"with torch.cuda.device_of({context.names(inputs[0].name)}):")
     for kernel in kernels:
         lines += [f"    {line}" for line in _launch(context, kernel)]
@@ -99,7 +103,7 @@ def _checks(context: Context, params: tuple[Param, ...]) -> list[str]:
 
 
 def _buffer(context: Context, inputs: list[Param], alloc: Alloc) -> str:
-    dims = [print_expr(folded(dim, context.shapes.sizes)) for dim in alloc.dims]
+    dims = [host_text(context, dim) for dim in alloc.dims]
     shape = f"({', '.join(dims)}{',' if len(dims) == 1 else ''})"
     device = f"{context.names(inputs[0].name)}.device"
     return f"{context.names(alloc.name)} = torch.empty({shape}, dtype={TORCH_TYPES[alloc.dtype]}, device={device})"
@@ -128,10 +132,26 @@ def _launch(context: Context, kernel: Kernel) -> list[str]:
 
 def _count(context: Context, extent: Expr | Tiles) -> str:
     if isinstance(extent, Tiles):
-        size = print_expr(folded(extent.most or extent.extent, context.shapes.sizes))
-        return f"triton.cdiv({size}, {extent.tile})"
-    text = print_expr(folded(extent, context.shapes.sizes))
-    return text if text.isidentifier() or text.isdigit() else f"({text})"
+        return f"triton.cdiv({host_text(context, extent.most or extent.extent)}, {extent.tile})"
+    text = host_text(context, extent)
+    return text if extent.op in (Op.VAR, Op.CALL) or text.isdigit() else f"({text})"
+
+
+def host_text(context: Context, expr: Expr) -> str:
+    """A size as Python text; regions that it calls become functions of the file."""
+    return print_expr(folded(transform(expr, lambda node: _on_host(context, node)), context.shapes.sizes))
+
+
+def _on_host(context: Context, node: Expr) -> Expr | None:
+    if node.op is not Op.CALL:
+        return None
+    region = context.program.region(str(node.attr))
+    name = f"{region.name}_on_host"
+    if name not in context.host_functions:
+        body = host_text(context, region.body)
+        names = ", ".join(param.name for param in region.params)
+        context.host_functions[name] = f"def {name}({names}):\n    return {body}\n"
+    return call(name, node.args, node.kind)
 
 
 def tiled_sizes(context: Context, kernel: Kernel) -> list[str]:

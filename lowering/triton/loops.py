@@ -91,16 +91,23 @@ def _bounds(writer: KernelWriter, s: TileLoop, domain: Domain, path: Path) -> di
     if key in writer.plans:
         return writer.plans[key]
     values = _row_bounds(writer, domain, path)
+    wanted = _bounds_wanted(writer, s)
     for name, planned in domain.plan.assignments:
         value = substitute(planned, values)
-        if value.op not in (Op.CONST, Op.VAR):
-            text = writer.text(value, (), path)
+        if value.op not in (Op.CONST, Op.VAR) and name in wanted:
+            text = writer.short_text(value, path)
             fresh = writer.context.names.fresh(name)
             writer.line(*statement_lines(f"{fresh} = ", text))
             value = var(fresh)
         values[name] = value
     writer.plans[key] = values
     return values
+
+
+def _bounds_wanted(writer: KernelWriter, s: TileLoop) -> tuple[str, ...]:
+    """All bounds, or those of the visited tiles where no loop over this domain asks for full ones."""
+    loops = [t for t in statements(writer.grid.body) if isinstance(t, TileLoop) and t.name == s.name]
+    return BOUNDS[:2] if all(t.part == "any" for t in loops if t.where == s.where) else BOUNDS
 
 
 def _row_bounds(writer: KernelWriter, domain: Domain, path: Path) -> dict[str, Expr]:

@@ -16,7 +16,7 @@ from ...ir.domain.linear import Linear, literal
 from ...ir.edit import resolved
 from ...ir.expr import Expr, Op, apply, const, index, transform, var, walk
 from ...ir.printer import ATOM, COMPARE, TERM, Path
-from ...ir.program import All, Ref, TileAxis
+from ...ir.program import All, Alloc, Ref, TileAxis
 from .context import padded_size
 from .expressions import folded, widening
 from .layout import call_lines, sum_lines
@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Addresses of a tile: terms to add up, conditions that must all hold, axes in order."""
+    """Addresses of a tile: terms to add up, conditions that must all hold, axes in order.
+
+    `is_fresh`: what lies there was written by other instances of this kernel, so it is not looked for in the cache of
+    one processor.
+    """
 
     terms: tuple[str, ...]
     conditions: tuple[str, ...]
     axes: tuple[str, ...]
+    is_fresh: bool = False
 
 
 def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = None) -> Place:
@@ -55,7 +60,8 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = 
                 conditions.append(widened(f"{writer.span(dim)} < {writer.use_size(dim)}", wide))
         elif not writer.shapes.axes(item):
             scalars += scalar_offset(writer, writer.prepare(item, path), stride)
-    return Place((writer.context.names(ref.name), *scalars, *tiles), tuple(conditions), axes)
+    is_fresh = writer.is_merge and isinstance(writer.shapes.tensors[ref.name], Alloc)
+    return Place((writer.context.names(ref.name), *scalars, *tiles), tuple(conditions), axes, is_fresh)
 
 
 def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -> tuple[list[str], list[str]]:
@@ -73,11 +79,14 @@ def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -
     for item, stride in zip(ref.indices, writer.context.strides(ref.name), strict=True):
         if not isinstance(item, Expr) or not writer.shapes.axes(item):
             continue
-        start = first_row(writer, item, axis, is_whole)
+        start, step = rows_from(writer, item, axis, is_whole)
         if start is None:
             index = writer.prepare(item, path)
             cast = "" if writer.is_wide(index) else ".to(tl.int64)"
             offsets.append(f"{writer.expressions.text(index, (axis,), ATOM if cast else TERM)}{cast} * {stride}")
+            continue
+        if step == 0:
+            scalars += scalar_offset(writer, writer.prepare(start, path), stride)
             continue
         first = writer.start(axis)
         if start is not const(0):
@@ -91,8 +100,8 @@ def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -
     return scalars, tiles
 
 
-def first_row(writer: KernelWriter, item: Expr, axis: str, is_whole: bool) -> Expr | None:
-    """`start` of an index that is start + index(axis), the same scalar for all rows of a tile; None for others.
+def rows_from(writer: KernelWriter, item: Expr, axis: str, is_whole: bool) -> tuple[Expr | None, int]:
+    """`start` and `step` of an index that is start + step * index(axis), step 0 or 1; None for others.
 
     With `is_whole`, i // 64 and i % 64 of i = index(axis) in tiles of 32 are one block and a place in it.
     """
@@ -102,9 +111,9 @@ def first_row(writer: KernelWriter, item: Expr, axis: str, is_whole: bool) -> Ex
         tile = writer.shapes.tiles[axis].tile
         plain = folded(transform(plain, lambda node: _by_block(node, axis, tile)), {})
     form = Linear.of(plain)
-    start = form.without(index(axis)).expr()
+    start, step = form.without(index(axis)).expr(), form.coefficient(index(axis))
     is_uniform = all(node.op is not Op.INDEX for node in walk(start)) and not writer.shapes.axes(start)
-    return start if is_uniform and form.coefficient(index(axis)) == 1 else None
+    return (start, step) if is_uniform and step in (0, 1) else (None, 0)
 
 
 def _by_block(node: Expr, axis: str, tile: int) -> Expr | None:
@@ -198,7 +207,9 @@ def widened(text: str, wide: str) -> str:
 
 def load_lines(name: str, place: Place) -> list[str]:
     """`name = tl.load(…)`."""
-    return call_lines(f"{name} = tl.load", place.terms, (*_mask(place), *(["other=0"] if place.conditions else [])))
+    other = ["other=0"] if place.conditions else []
+    cache = ['cache_modifier=".cg"'] if place.is_fresh else []
+    return call_lines(f"{name} = tl.load", place.terms, (*_mask(place), *other, *cache))
 
 
 def store_lines(place: Place, value: str) -> list[str]:

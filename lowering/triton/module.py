@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
@@ -11,6 +12,7 @@ import jinja2
 
 from ...ir.errors import LoweringError
 from ...ir.program import Alloc, Grid, Program
+from .arrivals import are_joined, joined, merge_arguments
 from .context import Context, new_context
 from .functions import FUNCTIONS
 from .kernel import Kernel, KernelWriter
@@ -29,6 +31,16 @@ class KernelText:
     tuning: str
     parameters: list[str]
     unspecialised: list[str]
+    body: tuple[str, ...]
+    merge: FunctionText | None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionText:
+    """A function that only kernels call, as the template shows it."""
+
+    name: str
+    parameters: list[str]
     body: tuple[str, ...]
 
 
@@ -61,6 +73,8 @@ def write_module(program: Program, arch: str) -> Module:
         configs=[(key, ", ".join(map(str, rows))) for key, rows in configs.items()],
         functions=[*(FUNCTIONS[name] for name in FUNCTIONS if name in context.functions), *called],
         kernels=[_kernel_text(context, kernel) for kernel in kernels],
+        host_functions=context.host_functions.values(),
+        has_counters=bool(context.counters),
         has_summaries=bool(context.summaries),
         has_gathers=bool(context.gathered),
         has_aligned=bool(context.aligned),
@@ -91,21 +105,32 @@ def _check_tiles(context: Context) -> None:
 def _kernels(context: Context) -> list[Kernel]:
     body = context.program.body
     grids = [position for position, statement in enumerate(body) if isinstance(statement, Grid)]
+    last = {at: then for at, then in itertools.pairwise(grids) if are_joined(context, body[at], body[then])}
     kernels: list[Kernel] = []
     for position, statement in enumerate(body):
+        if position in last.values():
+            continue
         if isinstance(statement, Grid):
-            number = "" if len(grids) == 1 else f"_{len(kernels) + 1}"
+            number = "" if len(grids) - len(last) == 1 else f"_{len(kernels) + 1}"
             name = context.names.fresh(f"{context.program.name}_kernel{number}")
-            kernels.append(KernelWriter(context, statement, (position,)).kernel(name))
+            writer = KernelWriter(context, statement, (position,))
+            kernel = writer.kernel(name)
+            then = last.get(position)
+            kernels.append(kernel if then is None else joined(context, writer, kernel, body[then], then))
         elif not isinstance(statement, Alloc) or statement.space != "global":
             reason = "a statement outside every grid that is no global alloc"
             raise context.refuse((position,), reason, "move it into a grid")
     return kernels
 
 
+def parts(kernel: Kernel) -> tuple[Kernel, ...]:
+    """The kernel, and the function at its end."""
+    return (kernel,) if kernel.merge is None else (kernel, kernel.merge)
+
+
 def _is_called(region: str, context: Context, kernels: list[Kernel]) -> bool:
     call = f"{context.names(region)}("
-    return any(call in line for kernel in kernels for line in kernel.body)
+    return any(call in line for kernel in kernels for part in parts(kernel) for line in part.body)
 
 
 def _configs(context: Context, kernels: list[Kernel]) -> dict[str, Rows]:
@@ -140,7 +165,12 @@ def _kernel_text(context: Context, kernel: Kernel) -> KernelText:
         parameters=[line for group in groups for line in wrapped(group)],
         unspecialised=wrapped([f'"{name}"' for name in (*variable, *kernel.sizes, "size_class")]),
         body=kernel.body,
+        merge=None if kernel.merge is None else _function_text(context, kernel.merge),
     )
+
+
+def _function_text(context: Context, merge: Kernel) -> FunctionText:
+    return FunctionText(merge.name, wrapped(merge_arguments(context, merge)), merge.body)
 
 
 def unspecialised_strides(context: Context, tensor: str) -> tuple[str, ...]:
