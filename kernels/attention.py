@@ -18,9 +18,10 @@ from ..ir.errors import ShapeError
 from .arguments import check_attention
 from .closures import Captures
 from .compiled import Compiled
-from .kernel import Kernel, Output
+from .kernel import Kernel
 from .modifiers import Modifier, mapped
 from .options import Options
+from .plan import Output
 from .specialisers import FunctionSpecialiser, fits
 
 __all__ = ["attention"]
@@ -101,7 +102,7 @@ class Formula:
         pair = self.pair
         scale: float | torch.Tensor = q.shape[-1] ** -0.5
         if not self.is_scale_default:
-            scale, *captured = captured
+            scale, captured = captured[0], captured[1:]
         score_mod, mask_mod = (m and pair.captures.rebuild(m, captured) for m in pair.modifiers)
         group = q.shape[1] // k.shape[1]
         if group > 1:

@@ -50,8 +50,12 @@ def count_blocks(mask_mod: Modifier, batch: tuple[int, ...], layout: Layout, dev
         kept.append(mask.reshape(*batch, -1, tall, layout.grid[1], wide).sum((-3, -1)))
     counts = torch.cat(kept, dim=2) if kept else torch.zeros(*batch, *layout.grid, dtype=torch.int64, device=device)
     full = (counts == tall * wide) & layout.separate_full
-    given = (*_ordered((counts > 0) & ~full), *(_ordered(full) if layout.separate_full else (None, None)))
-    made = peer.BlockMask.from_kv_blocks(*given, BLOCK_SIZE=layout.block, mask_mod=mask_mod, seq_lengths=layout.lengths)
+    partial = _ordered((counts > 0) & ~full)
+    whole = _ordered(full) if layout.separate_full else (None, None)
+    made = peer.BlockMask.from_kv_blocks(
+        partial[0], partial[1], whole[0], whole[1],
+        BLOCK_SIZE=layout.block, mask_mod=mask_mod, seq_lengths=layout.lengths,
+    )  # fmt: skip
     return {name: getattr(made, name) for name in BLOCK_TENSORS}
 
 
