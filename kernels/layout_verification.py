@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..ir.expr import free_vars, loads
 from ..ir.shapes import infer
+from ..ir.spec import AttentionSpec
 from .arguments import DEVICES
 from .cases import Case
 from .compiled import Compiled
@@ -92,7 +94,7 @@ def _allowed(subject: Subject, pair: Pair, layout: Layout) -> Pair | None:
 
 def _check(compiled: Compiled, subject: Subject, layout: Layout, batch: Batch) -> list[CaseResult]:
     spec = subject.spec
-    drawn = case_tensors(spec, batch.case, subject.example, _own_sizes(subject))
+    drawn = case_tensors(spec, batch.case, subject.example, _own_sizes(subject, len(batch.pairs)))
     sequences = [_expected(subject, drawn, b, batch) for b in range(len(batch.pairs))]
     device = torch.device(DEVICES[compiled.lowered.target])
     place = _paged if layout.is_paged else _ragged
@@ -111,32 +113,55 @@ def _check(compiled: Compiled, subject: Subject, layout: Layout, batch: Batch) -
     return rows
 
 
-def _own_sizes(subject: Subject) -> dict[str, int]:
-    return {name: size for name, size in subject.own_sizes.items() if name not in ("B", "M", "N")}
+def _own_sizes(subject: Subject, batch: int) -> dict[str, int]:
+    """Sizes that only captured tensors have; tables read at b are long enough for the batch."""
+    own = {name: size for name, size in subject.own_sizes.items() if name not in ("B", "M", "N")}
+    return own | {name: max(own[name], batch) for name in _sizes_by_batch(subject.spec)}
 
 
 def _expected(subject: Subject, drawn: Sequence[Tensor], b: int, batch: Batch) -> One:
-    """Ask the oracle about one sequence alone."""
+    """Ask the oracle about one sequence: alone, or among all where the spec looks tables up by the batch's number."""
     (m, n) = batch.pairs[b]
     name = f"{batch.content}-sequence{b}-M{m}-N{n}"
     if m == 0:
         return One(name, (m, n), None)
-    alone = [_of_sequence(tensor, spec.dims, b, m, n) for tensor, spec in zip(drawn, subject.spec.tensors, strict=True)]
+    chosen = slice(None) if _sizes_by_batch(subject.spec) else slice(b, b + 1)
+    specs = subject.spec.tensors
+    part = [_of_sequences(tensor, spec.dims, chosen, m, n) for tensor, spec in zip(drawn, specs, strict=True)]
     shuffles = LARGE_SHUFFLES if batch.content == "large" else 0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return One(name, (m, n), expect(subject.function, subject.spec, alone, shuffles))
+            found = expect(subject.function, subject.spec, part, shuffles)
+            return One(name, (m, n), found if chosen.start == b else _at(found, b))
     except Exception:  # noqa: BLE001 - the user's code may raise anything
         return One(name, (m, n), None)
 
 
-def _of_sequence(tensor: Tensor, dims: Sequence[int | str], b: int, m: int, n: int) -> Tensor:
-    """A tensor's part for sequence b, with rows and columns of its own lengths."""
-    for axis, dim in enumerate(dims):
-        first, length = {"B": (b, 1), "M": (0, m), "N": (0, n)}.get(str(dim), (0, tensor.shape[axis]))
-        tensor = tensor.narrow(axis, first, length)
-    return tensor
+def _sizes_by_batch(spec: AttentionSpec) -> set[str]:
+    """Sizes of tables that are read at b and may be larger than B."""
+    rule, dims = spec.normaliser, {tensor.name: tensor.dims for tensor in spec.captured}
+    roots = [spec.score, spec.keep, *(root for root in (rule.weight, rule.after, rule.sink) if root is not None)]
+    indices = [
+        pair for root in roots for load in loads(root) for pair in zip(load.args, dims[str(load.attr)], strict=True)
+    ]
+    return {dim for index, dim in indices if isinstance(dim, str) and dim != "B" and "b" in free_vars(index)}
+
+
+def _at(found: Expected, b: int) -> Expected:
+    """What is expected of sequence b of a batch."""
+    one = slice(b, b + 1)
+    truths = {name: getattr(found, name) for name in ("o", "lse")}
+    return replace(found, **{
+        name: truth and replace(truth, exact=truth.exact[one], is_judged=truth.is_judged[one])
+        for name, truth in truths.items()
+    })  # fmt: skip
+
+
+def _of_sequences(tensor: Tensor, dims: Sequence[int | str], chosen: slice, m: int, n: int) -> Tensor:
+    """A tensor's part for the chosen sequences, with rows and columns of one sequence's lengths."""
+    ranges = {"B": chosen, "M": slice(m), "N": slice(n)}
+    return tensor[tuple([ranges.get(str(dim), slice(None)) for dim in dims])]
 
 
 def _ragged(compiled: Compiled, drawn: Sequence[Tensor], batch: Batch) -> list[dict[str, Tensor]]:
@@ -193,4 +218,3 @@ def _run(compiled: Compiled, tensors: list[Tensor], batch: Batch) -> dict[str, T
     named = dict(zip((spec.name for spec in compiled.inputs), tensors, strict=True)) | outputs
     compiled.launch()([named[p.name] for p in compiled.program.params], sizes)
     return outputs
-

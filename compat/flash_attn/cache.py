@@ -1,7 +1,7 @@
 """`flash_attn_with_kvcache`: append new keys and values to a cache in place, then attend to it.
 
-Everything is checked before the cache is written. Sequences of one length run on form `dense` over a view of the
-cache, others on form `cache`; both cut the cache at the longest sequence, so that what it has room for costs nothing.
+Everything is checked before the cache is written. Sequences of one length run on the dense kernel over a view of the
+cache, others with the cache as pages; what it has room for beyond its sequences costs nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import ShapeError, UnsupportedSpec
-from ...kernels.kernel import Output
 from .checks import Sequences, check_integers, check_tensors, options_of, values_of
 from .forms import Options, attend
-from .pages import check_pages, gathered, places
+from .pages import check_pages, places
 from .rotary import Rotary, rotary_of
 
 __all__ = ["flash_attn_with_kvcache"]
@@ -54,12 +53,12 @@ class Cache:
         self.k[place] = k.detach()
         self.v[place] = v.detach()
 
-    def read(self, length: int) -> tuple[Tensor, Tensor]:
-        """The first `length` positions of every sequence, [batch, length, Hkv, D]: views where they lie in order."""
+    def pages(self) -> Tensor:
+        """Which page holds which part of each sequence: a cache without pages is one page a row."""
         if self.block_table is not None:
-            return gathered(self.k, self.block_table, length), gathered(self.v, self.block_table, length)
-        k, v = self.k[:, :length], self.v[:, :length]
-        return (k, v) if self.rows is None else (k.index_select(0, self.rows), v.index_select(0, self.rows))
+            return self.block_table
+        rows = torch.arange(len(self.lengths), device=self.k.device) if self.rows is None else self.rows
+        return rows[:, None]
 
 
 def flash_attn_with_kvcache(  # noqa: PLR0913 - flash-attn's signature
@@ -105,9 +104,8 @@ def flash_attn_with_kvcache(  # noqa: PLR0913 - flash-attn's signature
         q, k = _rotated(rotary, (q, k), cache, options.is_banded)
     if k is not None and v is not None:
         cache.append(k, v)
-    o = q.new_empty((*q.shape[:3], sizes["Dv"]))
-    found = _attend(cache, q, new, options, o.transpose(1, 2), return_softmax_lse)
-    return (o, found[1]) if return_softmax_lse else o
+    found, lse = _attend(cache, q, new, options, return_softmax_lse)
+    return (found, lse) if lse is not None and return_softmax_lse else found
 
 
 def _check_shapes(
@@ -187,19 +185,15 @@ def _rotated(
     return rotary.rotate(q, of_q), rotary.rotate(k, start + steps[:, : k.shape[1]])
 
 
-def _attend(cache: Cache, q: Tensor, new: int, options: Options, out: Tensor, return_lse: bool) -> Output:
-    """Attend to the cache, `new` tokens longer than its lengths say, into out [B, Hq, M, Dv]."""
-    batch, longest = q.shape[0], max(cache.lengths, default=0) + new
-    k, v = cache.read(longest)
-    moved = tuple(tensor.transpose(1, 2) for tensor in (q, k, v))
-    tables = options.tables(batch, q.device)
-    if cache.first is None and longest == min(cache.lengths, default=0) + new:
-        return attend("dense", moved, tables, options, out, return_lse)
-    last = _longer(cache.length_table + new)
-    first = torch.zeros_like(last) if cache.first is None else _longer(cache.first)
-    return attend("cache", moved, {"first": first, "last": last} | tables, options, out, return_lse)
-
-
-def _longer(table: Tensor) -> Tensor:
-    """A table by batch with one entry more, as kernels want it."""
-    return torch.cat((table, table[:1])).to(torch.int32)
+def _attend(cache: Cache, q: Tensor, new: int, options: Options, return_lse: bool) -> tuple[Tensor, Tensor | None]:
+    """Attend to the cache, `new` tokens longer than its lengths say."""
+    tables = options.tables(len(cache.lengths), q.device)
+    if cache.first is None and cache.rows is None and cache.block_table is None and len(set(cache.lengths)) == 1:
+        o = q.new_empty((*q.shape[:3], cache.v.shape[3]))
+        k, v = (cached[:, : cache.lengths[0] + new] for cached in (cache.k, cache.v))
+        moved = tuple(tensor.transpose(1, 2) for tensor in (q, k, v))
+        return o, attend("dense", moved, tables, options, return_lse=return_lse, out=o.transpose(1, 2))[1]
+    if cache.first is not None:
+        tables["first"] = torch.cat((cache.first, cache.first[:1])).to(torch.int32)
+    lengths = cache.length_table + new
+    return attend("paged", (q, cache.k, cache.v), tables, options, block_table=cache.pages(), lengths=lengths)

@@ -1,15 +1,10 @@
-"""The attention functions behind flash-attn's calls: plain PyTorch, one per combination of options, compiled once each.
+"""The attention function behind flash-attn's calls: plain PyTorch, compiled once per combination of options and layout.
 
-Three ways of saying which keys a row sees share everything else:
-
-    dense   every sequence has M queries and N keys; the window is two captured numbers
-    cache   sequence b has the keys first[b] <= j < last[b] of a longer cache
-    rows    sequences lie end to end in one row of tokens; row i sees the keys first[i] <= j < last[i]
-
-Windows, lengths, softcaps and scales are captured tensors: new values never recompile. Only the scale 1/sqrt(D) is a
-constant: kernels scale a row's maximum once where they know the factor, which is worth 5-12 % in bfloat16. Tables that
-are read by batch or by row have one entry more than needed, so that their size is never 1: kernels are
-specialised on that.
+Whatever the layout, a sequence has M queries and N keys of its own: dense, end to end (ragged), or with keys in pages
+(a cache is pages of its own length). Windows, softcaps and scales are captured tensors: new values never recompile.
+Only the scale 1/sqrt(D) is a constant: kernels scale a row's maximum once where they know the factor, which is worth
+5-12 % in bfloat16. Tables that are read by batch have one entry more than the batch, so that their size is
+never 1: kernels are specialised on that.
 """
 
 from __future__ import annotations
@@ -19,12 +14,13 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...kernels.api import compile as compile_kernel
-from ...kernels.kernel import Kernel, Output
+from ...kernels.layouts import LayoutKernel
 
 __all__ = ["UNLIMITED", "Form", "Options", "attend", "scalar"]
 
@@ -52,7 +48,7 @@ class Options:
         return self.window != (UNLIMITED, UNLIMITED)
 
     def tables(self, batch: int, device: torch.device) -> dict[str, Tensor]:
-        """Window and slopes as forms `dense` and `cache` capture them."""
+        """Window and slopes as kernels capture them: slopes by batch and head, one batch more."""
         tables = {}
         if self.is_banded:
             sides = zip(("left", "right"), self.window, strict=True)
@@ -65,38 +61,40 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Which function serves a call: how keys are found, and the names of its captured tensors in order."""
+    """Which kernel serves a call: how sequences lie, and the names of its captured tensors in order."""
 
-    keys: str
+    layout: str
     names: tuple[str, ...]
 
 
-_kernels: dict[Form, Kernel] = {}
+_kernels: dict[Form, Callable[..., Any]] = {}
 _lock = threading.Lock()
 
 
 def attend(
-    keys: str, tensors: Sequence[Tensor], tables: Named, options: Options, out: Tensor, return_lse: bool = False
-) -> Output:
-    """Run the form's kernel on q, k, v [B, H, length, D] into `out` [B, Hq, M, Dv] (and lse [B, Hq, M]).
+    layout: str, tensors: Sequence[Tensor], captured: Named, options: Options, **where: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Run the kernel for a layout ("dense", "ragged" or "paged") on q, k and v; returns o and, where asked for, lse.
 
-    keys: dense, cache or rows. tables: the captured tensors that say which keys are seen, and `slopes` where
-    there are any.
+    captured: tensors by name, of `Options.tables` and `first`. where: what the kernel of that layout takes.
     """
-    q = tensors[0]
-    named = dict(tables)
+    device = tensors[0].device
+    named = dict(captured)
     if options.scale is not None:
-        named["scale"] = scalar(options.scale, torch.float32, q.device)
+        named["scale"] = scalar(options.scale, torch.float32, device)
     if options.softcap:
-        named["softcap"] = scalar(options.softcap, torch.float32, q.device)
-    form = Form(keys, tuple(named))
+        named["softcap"] = scalar(options.softcap, torch.float32, device)
+    form = Form(layout, tuple(named))
     kernel = _kernels.get(form) or _new_kernel(form)
-    return kernel(*tensors, *named.values(), return_lse=return_lse, out=out)
+    found: tuple[Tensor, Tensor | None] = kernel(*tensors, *named.values(), **where)
+    return found if isinstance(found, tuple) else (found, None)
 
 
-def _new_kernel(form: Form) -> Kernel:
+def _new_kernel(form: Form) -> Callable[..., Any]:
+    function = _function(form.names)
     with _lock:
-        return _kernels.setdefault(form, compile_kernel(_function(form)))
+        made = compile_kernel(function) if form.layout == "dense" else LayoutKernel(function, form.layout)
+        return _kernels.setdefault(form, made)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -106,73 +104,27 @@ def scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=device)
 
 
-def _function(form: Form) -> Callable[..., Tensor]:
-    """The form as a plain PyTorch function of q, k, v and its captured tensors."""
+def _function(names: Sequence[str]) -> Callable[..., Tensor]:
+    """A plain PyTorch function of q, k, v and the captured tensors of these names."""
 
     def flash_attention(q: Tensor, k: Tensor, v: Tensor, *captured: Tensor) -> Tensor:
-        named = dict(zip(form.names, captured, strict=True))
+        named = dict(zip(names, captured, strict=True))
         group = q.shape[1] // k.shape[1]
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         scores = (q @ k.transpose(-1, -2)) * named.get("scale", q.shape[-1] ** -0.5)
         if "softcap" in named:
             scores = named["softcap"] * torch.tanh(scores / named["softcap"])
-        bias, keep = KEYS[form.keys](q, k, named)
-        if bias is not None:
-            scores = scores - bias
-        if keep is not None:
+        b = torch.arange(q.shape[0], device=q.device)
+        j = torch.arange(k.shape[2], device=q.device)[None, :]
+        diagonal = torch.arange(q.shape[2], device=q.device)[:, None] + (k.shape[2] - q.shape[2])
+        if "slopes" in named:
+            scores = scores - named["slopes"][b][:, :, None, None] * (diagonal - j).abs()
+        if "left" in named:
+            keep = (j >= diagonal - named["left"]) & (j <= diagonal + named["right"])
             scores = torch.where(keep, scores, -math.inf)
+        if "first" in named:
+            scores = torch.where(j >= named["first"][b][:, None, None, None], scores, -math.inf)
         return torch.softmax(scores, dim=-1) @ v
 
     return flash_attention
-
-
-Rules = tuple[Tensor | None, Tensor | None]  # ALiBi's penalty and the mask, broadcasting to [B, Hq, M, N]
-
-
-def _dense(q: Tensor, k: Tensor, named: Named) -> Rules:
-    i, j = _indices(q, k)
-    diagonal = i + (k.shape[2] - q.shape[2])
-    keep = _band(j, diagonal, named) if "left" in named else None
-    return _penalty(q, j, diagonal, named), keep
-
-
-def _cache(q: Tensor, k: Tensor, named: Named) -> Rules:
-    i, j = _indices(q, k)
-    b = torch.arange(q.shape[0], device=q.device)
-    first, last = (named[name][b][:, None, None, None] for name in ("first", "last"))
-    diagonal = i + last - q.shape[2]
-    keep = (j >= first) & (j < last)
-    if "left" in named:
-        keep = keep & _band(j, diagonal, named)
-    return _penalty(q, j, diagonal, named), keep
-
-
-def _rows(q: Tensor, k: Tensor, named: Named) -> Rules:
-    _, j = _indices(q, k)
-    i = torch.arange(q.shape[2], device=q.device)
-    keep = (j >= named["first"][i][:, None]) & (j < named["last"][i][:, None])
-    if "slopes" not in named:
-        return None, keep
-    diagonal = named["diagonal"][i][:, None]
-    return named["slopes"][i].transpose(0, 1)[None, :, :, None] * (diagonal - j).abs(), keep
-
-
-KEYS: Mapping[str, Callable[[Tensor, Tensor, Named], Rules]] = {"dense": _dense, "cache": _cache, "rows": _rows}
-
-
-def _indices(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Query index [M, 1] and key index [1, N]."""
-    return torch.arange(q.shape[2], device=q.device)[:, None], torch.arange(k.shape[2], device=q.device)[None, :]
-
-
-def _band(j: Tensor, diagonal: Tensor, named: Named) -> Tensor:
-    return (j >= diagonal - named["left"]) & (j <= diagonal + named["right"])
-
-
-def _penalty(q: Tensor, j: Tensor, diagonal: Tensor, named: Named) -> Tensor | None:
-    """slope * |distance to the diagonal|, for slopes by batch and head."""
-    if "slopes" not in named:
-        return None
-    b = torch.arange(q.shape[0], device=q.device)
-    return named["slopes"][b][:, :, None, None] * (diagonal - j).abs()

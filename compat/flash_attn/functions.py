@@ -7,7 +7,7 @@ from torch import Tensor
 from .checks import Sequences, check_tensors, options_of, refuse_training
 from .forms import attend
 from .pages import packed_pages
-from .varlen import check_packed, tables_of
+from .varlen import check_packed
 
 __all__ = ["Window", "flash_attn_func", "flash_attn_varlen_func"]
 
@@ -40,7 +40,7 @@ def flash_attn_func(  # noqa: PLR0913 - flash-attn's signature
     options = options_of(of, softmax_scale, causal, window_size, softcap, alibi_slopes)
     o = q.new_empty((*q.shape[:3], sizes["Dv"]))
     moved = tuple(tensor.transpose(1, 2) for tensor in (q, k, v))
-    attend("dense", moved, options.tables(sizes["B"], q.device), options, o.transpose(1, 2))
+    attend("dense", moved, options.tables(sizes["B"], q.device), options, out=o.transpose(1, 2))
     return o
 
 
@@ -78,7 +78,5 @@ def flash_attn_varlen_func(  # noqa: PLR0913 - flash-attn's signature
     options = options_of(of, softmax_scale, causal, window_size, softcap, alibi_slopes)
     if block_table is not None:
         k, v = packed_pages(caller, k, v, packed.keys, block_table)
-    o = q.new_empty((*q.shape[:2], sizes["Dv"]))
-    moved = tuple(tensor.unsqueeze(0).transpose(1, 2) for tensor in (q, k, v))
-    attend("rows", moved, tables_of(packed, sizes["Tq"], options, q.device), options, o.unsqueeze(0).transpose(1, 2))
-    return o
+    tables = options.tables(of.batch, q.device)
+    return attend("ragged", (q, k, v), tables, options, cu_q=cu_seqlens_q, cu_k=cu_seqlens_k)[0]

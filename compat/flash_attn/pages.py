@@ -15,7 +15,7 @@ from torch import Tensor
 from ...ir.errors import ShapeError
 from .checks import check_integers, values_of
 
-__all__ = ["check_pages", "gathered", "packed_pages", "places"]
+__all__ = ["check_pages", "packed_pages", "places"]
 
 
 def check_pages(name: str, block_table: Any, lengths: Sequence[int], pool: Tensor) -> None:
@@ -41,14 +41,6 @@ def check_pages(name: str, block_table: Any, lengths: Sequence[int], pool: Tenso
 def places(block_table: Tensor, rows: Tensor, positions: Tensor, page_size: int) -> tuple[Tensor, Tensor]:
     """Page and row in the page of each position of sequences `rows` (broadcasting against positions)."""
     return block_table[rows, positions // page_size].long(), positions % page_size
-
-
-def gathered(pool: Tensor, block_table: Tensor, length: int) -> Tensor:
-    """The first `length` positions of every sequence, copied out of the pool: [batch, length, Hkv, D]."""
-    page_size = pool.shape[1]
-    used = -(-length // page_size)
-    pages = block_table[:, :used].clamp(0, pool.shape[0] - 1)  # entries beyond a sequence's end may hold anything
-    return pool[pages.long()].flatten(1, 2)[:, :length]
 
 
 def packed_pages(caller: str, k: Tensor, v: Tensor, starts: Sequence[int], block_table: Any) -> tuple[Tensor, Tensor]:
