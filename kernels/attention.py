@@ -23,6 +23,7 @@ from .modifiers import Modifier, mapped
 from .options import Options
 from .plan import Output
 from .specialisers import FunctionSpecialiser, fits
+from .torch_ops import is_recorded
 
 __all__ = ["attention"]
 
@@ -50,6 +51,10 @@ def attention(  # noqa: PLR0913 - the signature is public contract
     where a query sees a key. scale: of q · k, 1/sqrt(D) when None. enable_gqa: allow Hq to be a multiple of
     Hkv. deterministic: the forward always is. Raises UnsupportedSpec, ShapeError, DTypeError, DeviceError.
     """
+    if torch.compiler.is_dynamo_compiling():
+        from .traced_attention import traced_attention
+
+        return traced_attention(q, k, v, score_mod, mask_mod, scale, enable_gqa, return_lse)
     pair = Pair((score_mod, mask_mod))
     key = pair.captures.key, scale is None
     known = _kernels.get(key)
@@ -64,9 +69,17 @@ def attention(  # noqa: PLR0913 - the signature is public contract
     return kernel(q, k, v, *factor, *pair.captures.tensors, return_lse=return_lse)
 
 
-@functools.lru_cache(MAX_KERNELS)
 def _number(value: float, device: torch.device) -> torch.Tensor:
-    return torch.tensor(float(value), device=device)
+    """The number as a tensor; one made while torch records is part of the recording and is not kept."""
+    make = _new_number if is_recorded() else _kept_number
+    return make(float(value), device)
+
+
+def _new_number(value: float, device: torch.device) -> torch.Tensor:
+    return torch.tensor(value, device=device)
+
+
+_kept_number = functools.lru_cache(MAX_KERNELS)(_new_number)
 
 
 class Pair:

@@ -23,7 +23,7 @@ from .compiled import Compiled
 from .plan import Output, Plan, Tensors, make_plan, refuse_grad
 from .report import Report
 from .torch_ops import Described, Runner, call_through_op, content_key_of, is_recorded, is_watched, kept_at, local_key
-from .tracing import autocast, describe, example_of, fold, needs_op, outside, plain
+from .tracing import autocast, describe, elsewhere, example_of, fold, is_plain, needs_op
 
 __all__ = ["Kernel", "Specialiser"]
 
@@ -113,10 +113,10 @@ class Kernel(Runner):
 
         if self._is_fixed:
             return self
-        with outside():
-            compiled = self._specialise([example_of(tensor) for tensor in tensors])
-            kernel = Kernel(FixedSpecialiser(compiled), compiled)
-            save(compiled, kept_at(kernel.key))
+        examples = [example_of(tensor) for tensor in tensors]
+        compiled = elsewhere(lambda: self._specialise([make() for make in examples]))
+        kernel = Kernel(FixedSpecialiser(compiled), compiled)
+        save(compiled, kept_at(kernel.key))
         return kernel
 
     def describe(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> Described:
@@ -131,10 +131,9 @@ class Kernel(Runner):
 
     def fold(self, count: int, tensors: Sequence[torch.Tensor], dims: Sequence[int | None]) -> list[torch.Tensor]:
         """For the operator: vmap's dimension goes into B."""
-        with outside():
-            examples = [example_of(tensor, dim) for tensor, dim in zip(tensors, dims, strict=True)]
-            spec = self._specialise(examples).spec
-        return fold(spec, count, tensors, dims)
+        examples = [example_of(tensor, dim) for tensor, dim in zip(tensors, dims, strict=True)]
+        compiled = elsewhere(lambda: self._specialise([make() for make in examples]))
+        return fold(compiled.spec, count, tensors, dims)
 
     def prepare(self, *tensors: torch.Tensor) -> None:
         """Compile and build for these arguments without running them."""
@@ -142,8 +141,9 @@ class Kernel(Runner):
 
     def _specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         check_attention(tensors)
-        with self._lock, plain():
-            self._compiled = self._specialiser.specialise(tensors)
+        specialise = self._specialiser.specialise
+        with self._lock:
+            self._compiled = specialise(tensors) if is_plain() else elsewhere(lambda: specialise(tensors))
             return self._compiled
 
     @property

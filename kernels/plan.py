@@ -14,7 +14,7 @@ from .bounds import check_accesses, index_sources, range_of
 from .compiled import Compiled
 from .dtypes import to_torch
 
-__all__ = ["Output", "Plan", "make_plan", "refuse_grad"]
+__all__ = ["Output", "Plan", "make_plan", "refuse_capture", "refuse_grad"]
 
 Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 Tensors = tuple[torch.Tensor, ...]
@@ -84,12 +84,22 @@ def refuse_grad() -> NoReturn:
     )
 
 
+def refuse_capture(device: torch.device) -> None:
+    """A first call tunes, and looks at index values; a CUDA graph being captured allows neither."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise UnsupportedSpec(
+            "the first call with these shapes and strides, while a CUDA graph is captured",
+            hint="call the kernel once with tensors of the same shapes, strides and types before the capture",
+        )
+
+
 def make_plan(compiled: Compiled, tensors: Tensors, return_lse: bool, out: torch.Tensor | None = None) -> Plan:
     """Check the arguments against the compiled form and prepare its launch.
 
     Raises ShapeError, DTypeError, DeviceError, and UnsupportedSpec for an output that there is none of.
     """
     check_device(compiled.lowered.target, tensors)
+    refuse_capture(tensors[0].device)
     sizes = {**compiled.fixed, **bind_sizes(compiled.inputs, tensors)}
     checked = _check_reads(compiled, tensors, sizes)
     names = [param.name for param in compiled.outputs]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,9 +12,11 @@ from ..ir.errors import UnsupportedSpec
 from ..ir.expr import Expr, Op, var, walk
 from ..ir.spec import AttentionSpec
 from .arguments import check_attention
+from .torch_ops import is_watched
 
-__all__ = ["autocast", "describe", "example_of", "fold", "needs_op", "outside", "plain"]
+__all__ = ["autocast", "describe", "elsewhere", "example_of", "fold", "is_plain", "needs_op"]
 
+T = TypeVar("T")
 Tensors = tuple[torch.Tensor, ...]
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 UNKNOWN_SIZE = 8  # for sizes that a trace knows nothing about
@@ -52,12 +54,13 @@ def describe(tensors: Sequence[torch.Tensor], return_lse: bool) -> list[tuple[Se
     return outputs
 
 
-def example_of(tensor: torch.Tensor, without: int | None = None) -> torch.Tensor:
-    """A real tensor like a fake one, less one dimension; to be made and used `outside` of what records."""
+def example_of(tensor: torch.Tensor, without: int | None = None) -> Callable[[], torch.Tensor]:
+    """Makes a real tensor like a fake one, less one dimension; to be called `elsewhere`."""
     shape = [_known(size) for axis, size in enumerate(tensor.shape) if axis != without]
+    dtype, device = tensor.dtype, tensor.device
     if tensor.is_floating_point():
-        return torch.rand(shape, dtype=tensor.dtype, device=tensor.device)
-    return torch.full(shape, tensor.dtype is torch.bool, dtype=tensor.dtype, device=tensor.device)
+        return lambda: torch.rand(shape, dtype=dtype, device=device)
+    return lambda: torch.full(shape, dtype is torch.bool, dtype=dtype, device=device)
 
 
 def _known(size: int | torch.SymInt) -> int:
@@ -68,36 +71,23 @@ def _known(size: int | torch.SymInt) -> int:
     return UNKNOWN_SIZE if hint is None else int(hint)
 
 
-@contextmanager
-def plain() -> Iterator[None]:
-    """Without autocast, and as in eager calls where the operator or inference mode has turned autograd's layer off:
-    a function traced without that layer shows other operators."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+def is_plain() -> bool:
+    """Whether functions can be traced here as they are: no autocast, inference mode, transform or recording, and not
+    inside of an operator, where the layers of torch above it are turned off and other operators would be seen."""
+    inside = torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
+    return not (inside or is_watched() or torch.is_inference_mode_enabled())
 
 
-@contextmanager
-def outside() -> Iterator[None]:
-    """Plain eager torch, whatever modes and transforms record the caller."""
-    from torch._dispatch.python import no_python_dispatcher
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+def elsewhere(work: Callable[[], T]) -> T:
+    """The result of work done in a new thread, which has none of the modes and transforms of this one."""
     from torch.utils._python_dispatch import _disable_current_modes
 
-    vmap_mode = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchVmapMode)
-    with ExitStack() as stack:
-        stack.enter_context(torch._C.DisableTorchFunction())
-        if torch._C._functorch.peek_interpreter_stack() is not None:  # type: ignore[attr-defined]
-            stack.enter_context(temporarily_clear_interpreter_stack())
-        stack.enter_context(torch._C._ExcludeDispatchKeyGuard(vmap_mode))
-        stack.enter_context(_disable_current_modes())
-        stack.enter_context(no_python_dispatcher())
-        stack.enter_context(plain())
-        yield
+    def done() -> T:
+        with _disable_current_modes():  # export keeps some for all threads
+            return work()
+
+    with ThreadPoolExecutor(1, "tilewright") as pool:
+        return pool.submit(done).result()
 
 
 # vmap

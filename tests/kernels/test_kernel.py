@@ -12,6 +12,7 @@ import torch
 
 import tilewright as tw
 from tilewright.ir.errors import DeviceError, DTypeError, ShapeError
+from tilewright.kernels.plan import refuse_capture
 
 from .conftest import HEAD_DIM, causal_eager, causal_spec, qkv
 
@@ -183,6 +184,26 @@ def test_the_lse_that_nobody_wants_overwrites_nothing(causal: tw.Kernel) -> None
 def test_kernels_are_saved_not_pickled(causal: tw.Kernel, copy_it: Callable[[object], object]) -> None:
     with pytest.raises(tw.TilewrightError, match=r"not pickled or deep-copied; .*kernel\.save\(DIRECTORY\) and .*load"):
         copy_it(causal)
+
+
+def test_a_cuda_graph_is_captured_after_a_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_capture(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    refuse_capture(torch.device("cpu"))
+    with pytest.raises(tw.UnsupportedSpec, match=r"while a CUDA graph is captured[\s\S]*once .* before the capture"):
+        refuse_capture(torch.device("cuda"))
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_replays_the_kernel() -> None:
+    kernel, tensors = tw.compile(causal_spec()), [tensor.cuda() for tensor in qkv()]
+    wanted = kernel(*tensors)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = kernel(*tensors)
+    got.zero_()
+    graph.replay()
+    assert torch.equal(got, wanted)
 
 
 def test_repr(causal: tw.Kernel) -> None:
