@@ -18,7 +18,7 @@ CONTRACT = ("compile", "load", "attention", "UnsupportedSpec")
 def test_every_public_name_resolves() -> None:
     assert set(CONTRACT) <= set(tw.__all__)
     assert all(getattr(tw, name) is not None for name in tw.__all__)
-    assert dir(tw) == sorted(tw.__all__)
+    assert dir(tw) == sorted([*tw.__all__, "compat"])
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         _ = tw.no_such_name
 

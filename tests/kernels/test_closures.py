@@ -78,3 +78,63 @@ def test_recursion_ends() -> None:
     captures = Captures([loop])
     assert captures.tensors == []
     assert torch.equal(captures.rebuild(loop, ())(torch.ones(2)), torch.ones(2))
+
+
+class Layer:
+    """Tensors in attributes, reached through methods, properties of others left alone."""
+
+    def __init__(self, bias: torch.Tensor, gain: float = 1.0) -> None:
+        self.bias = bias
+        self.gain = gain
+        self.unused = torch.zeros(1)
+
+    def shifted(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.shifted(x) * self.gain
+
+
+def test_attributes_that_methods_name() -> None:
+    one, two = torch.ones(4), torch.full((4,), 2.0)
+    for function in (Layer(one), Layer(one).shifted, functools.partial(Layer.shifted, Layer(one))):
+        assert torch.equal(rebuilt(function, two), torch.full((4,), 3.0))
+    module = torch.nn.Linear(4, 1, bias=False)
+    assert rebuilt(module, torch.full((1, 4), 2.0)).item() == 8.0
+
+
+def test_attributes_are_part_of_the_key() -> None:
+    layer = Layer(torch.ones(4))
+    key = Captures([layer.shifted]).key
+    layer.bias = torch.zeros(4)
+    assert Captures([layer.shifted]).key == key  # only a tensor is another
+    called = Captures([layer]).key
+    layer.gain = 2.0
+    assert Captures([layer]).key != called
+    assert Captures([Layer(torch.ones(4)).shifted]).key != key  # another object may differ in what no code names
+
+
+def test_code_inside_code_and_containers() -> None:
+    tables = {"a": torch.ones(4), "b": [torch.full((4,), 2.0)]}
+
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        def inner(y: torch.Tensor) -> torch.Tensor:
+            return y * TABLE + tables["a"] * tables["b"][0]
+
+        return inner(x)
+
+    two, three, four = (torch.full((4,), float(n)) for n in (2, 3, 4))
+    assert torch.equal(rebuilt(outer, two, three, four), torch.full((4,), 10.0))
+
+
+def test_a_name_that_is_not_bound_yet() -> None:
+    def outer() -> Callable[[torch.Tensor], torch.Tensor]:
+        def inner(x: torch.Tensor) -> torch.Tensor:
+            return x if x.numel() else later
+
+        found = Captures([inner])
+        later = torch.ones(1)
+        assert found.tensors == []
+        return inner
+
+    assert len(Captures([outer()]).tensors) == 1
