@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .decode import LENGTHS as DECODE_LENGTHS
 from .decode import decode_case
+from .families import family_cases, is_against_flex
 from .forward import case_of
 from .huggingface import model_case
 from .implementations import TILEWRIGHT
@@ -21,6 +22,7 @@ SIZE = (1, 8, 2048)  # B, H, N
 SDPA_GOALS = {("f32", "full"): 1.35, ("f32", "causal"): 1.5, ("bf16", "full"): 2.3, ("bf16", "causal"): 2.6}
 FLEX_GOALS = {"f32": 2.0, "bf16": 5.0}
 PEAK_GOALS = {"f32": 0.78, "bf16": 0.70}
+EAGER_GOAL = 5.0
 EXPONENT_GOALS = {"full": 2.1, "window": 1.1}  # 2 and 1, and room for what noise adds to a fit of two points
 RESIDENT_GOAL_MB = 200.0
 OVERHEAD_GOAL_US = 30.0
@@ -136,6 +138,13 @@ def _forward_goals() -> Iterator[Goal]:
             yield Goal(f"{case} against flex", "x", wanted, True, _speedup(case, "flex"))
 
 
+def _variants_goals() -> Iterator[Goal]:
+    for case in family_cases():
+        peer = "flex" if is_against_flex(case.variant) else "eager"
+        wanted = FLEX_GOALS[case.dtype] if peer == "flex" else EAGER_GOAL
+        yield Goal(f"variants {case} against {peer}", "x", wanted, True, _speedup(str(case), peer, "variants"))
+
+
 def _long_goals() -> Iterator[Goal]:
     for variant, wanted in EXPONENT_GOALS.items():
         case = str(long_case(variant, "f32", LENGTHS[-1]))
@@ -205,6 +214,6 @@ def _overhead_goal() -> Goal:
 
 
 GOALS: tuple[Goal, ...] = (
-    *_forward_goals(), *_long_goals(), *_decode_goals(), *_model_goals(), *_mask_goals(),
+    *_forward_goals(), *_variants_goals(), *_long_goals(), *_decode_goals(), *_model_goals(), *_mask_goals(),
     _overhead_goal(), *_startup_goals(), *_resource_goals(),
 )  # fmt: skip

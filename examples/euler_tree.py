@@ -9,7 +9,9 @@ from torch import Tensor
 
 def euler_tree(q: Tensor, k: Tensor, v: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """q, k and v [B, H, M, D], first and last [M] (when the walk enters and leaves a node) -> o [B, H, M, D]."""
-    keep = (first[None, :] <= first[:, None]) & (last[:, None] <= last[None, :])
+    position = torch.arange(q.shape[2], device=q.device)
+    is_above = (first[None, :] <= first[:, None]) & (last[:, None] <= last[None, :])
+    keep = is_above & (position[None, :] <= position[:, None])  # which follows, and bounds the loops
     scores = q @ k.mT * q.shape[-1] ** -0.5
     return scores.masked_fill(~keep, float("-inf")).softmax(-1) @ v
 

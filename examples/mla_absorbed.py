@@ -1,4 +1,4 @@
-"""Multi-head latent attention while decoding (DeepSeek): all heads share one latent key of 512 + 64 and value of 512."""
+"""Multi-head latent attention while decoding (DeepSeek): the heads share a latent key of 512 + 64 and value of 512."""
 
 import torch
 from torch import Tensor

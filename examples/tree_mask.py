@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def tree_mask(q: Tensor, k: Tensor, v: Tensor, ancestors: Tensor) -> Tensor:
-    """q [B, H, M, D] (drafts, at most 63), k and v [B, H, N, D], ancestors [B, M] of int32 or int64 -> o [B, H, M, D]."""
+    """q [B, H, M, D] (drafts, at most 32), k and v [B, H, N, D], ancestors [B, M] of int32 -> o [B, H, M, D]."""
     cached = k.shape[2] - q.shape[2]
     j = torch.arange(k.shape[2], device=q.device)
     is_ancestor = (ancestors[:, None, :, None] >> (j - cached).clamp(min=0)) & 1

@@ -1,8 +1,8 @@
 """Dropout of attention weights whose mask is a function of a seed and a position, so that every kernel draws the same.
 
-The generator is pcg3d (Jarzynski and Olano, "Hash Functions for GPU Rendering", Journal of Computer Graphics Techniques
-9(3), 2020): three 32-bit words in, well mixed words out, by sums, products and shifts. (b, h, seed) give a head's key, and
-(i, j, key) the word of an element. No state is kept, so tiles, batches and devices do not matter.
+The generator is pcg3d (Jarzynski and Olano, "Hash Functions for GPU Rendering", Journal of Computer Graphics
+Techniques 9(3), 2020): three 32-bit words in, well mixed words out, by sums, products and shifts. (b, h, seed) give a
+head's key, and (i, j, key) the word of an element. No state is kept, so tiles, batches and devices do not matter.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def dropout(weights: Tensor, p: float, seed: int | Tensor) -> Tensor:
 
     seed: an integer, or an integer tensor of one element, of which the low 32 bits count; a tensor that the function
     takes as an argument may change from call to call without compiling anew. The mask depends on seed, b, h, i and j
-    alone. Raises UnsupportedSpec for p outside 0 <= p < 1, ShapeError for weights that are not [B, H, M, N] or a seed of
-    several elements, DTypeError for a seed that is not an integer.
+    alone. Raises UnsupportedSpec for p outside 0 <= p < 1, ShapeError for weights that are not [B, H, M, N] or for a
+    seed of several elements, DTypeError for a seed that is not an integer.
     """
     if not 0.0 <= p < 1.0:
         raise UnsupportedSpec(f"dropout: p is {p}; wanted 0 <= p < 1")

@@ -16,6 +16,7 @@ from typing import Any
 from ..dtypes import Kind
 from ..expr import COMPARISON, Expr, Op, apply, const, load, loads, rebuild, var
 from .arithmetic import scalar
+from .bits import BitTest, bit_test
 from .fold import FALSE, TRUE, all_of, any_of, is_at_most_zero, negated
 from .interval import UNKNOWN, UNKNOWN_FLOAT, Interval, Truth
 from .linear import Linear
@@ -170,9 +171,25 @@ class Analysis:
         if left.kind is Kind.BOOL:
             same = _not(_xor(self, left, right))
             return same if e.op is Op.EQ else _not(same)
+        bit = bit_test(e)
+        if bit is not None:
+            return self._bit(bit)
         if left.kind is Kind.INT and right.kind is Kind.INT:
             return self._compare_integers(e.op, Linear.of(left) - Linear.of(right))
         return self._compare_floats(e.op, self.interval(left), self.interval(right))
+
+    def _bit(self, bit: BitTest) -> Truth:
+        """A bit of a captured word: no bit is set where all words are 0, every bit where all are full."""
+        found = self._least_and_greatest(bit.word)
+        if found is None:
+            return UNDECIDED
+        least, greatest = found
+        is_zero = all_of(apply(Op.EQ, least, 0), apply(Op.EQ, greatest, 0))
+        is_full = FALSE
+        for full in bit.full:
+            is_full = any_of(is_full, all_of(apply(Op.EQ, least, full), apply(Op.EQ, greatest, full)))
+        is_set = Truth(may=negated(is_zero), must=is_full)
+        return is_set if bit.is_set else _not(is_set)
 
     def _compare_integers(self, op: Op, gap: Linear) -> Truth:
         if op is Op.NE:

@@ -13,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 from .location import here, refuse
 
-
 DROPOUT_HINT = "use tilewright.dropout(weights, p, seed), whose mask follows from the seed, or p = 0 for inference"
 
 

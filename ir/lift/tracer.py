@@ -22,8 +22,8 @@ from .reduce import CONTRACTIONS, REDUCTIONS, Reduction
 from .sizes import Sizes
 from .steps import exact_steps
 from .value import DTYPES, Element, Index, Value, as_kind
-from .words import wrapped
 from .views import MOVES, SPLITS, VIEWS
+from .words import wrapped
 from .writes import WRITE_BACK
 
 RANDOM = frozenset({"bernoulli", "bernoulli_", "native_dropout", "rand", "randn", "rand_like", "randn_like", "randint",

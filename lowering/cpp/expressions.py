@@ -15,6 +15,7 @@ from ...ir.dtypes import DType, Kind
 from ...ir.errors import LoweringError
 from ...ir.expr import COMPARISON, Expr, Op, walk
 
+MOST_LANES = 16  # of any instruction set
 VECTOR = {Kind.FLOAT: "vf", Kind.INT: "vi", Kind.BOOL: "vm"}
 SCALAR = {Kind.FLOAT: "float", Kind.INT: "int", Kind.BOOL: "bool"}
 
@@ -58,6 +59,7 @@ class Lanes:
     first: str = "0"
     count: str | None = None
     coarse_exp2: bool = False
+    is_aligned: bool = False  # lane 0 is at a multiple of W
 
     def position(self, axis: str) -> Term:
         """The global index along an axis."""
@@ -130,6 +132,8 @@ def _emit_node(node: Expr, args: list[Term], lanes: Lanes) -> Term:
         return lanes.position(str(node.attr))
     if op is Op.LOAD:
         return _load(node, args, lanes)
+    if op in (Op.FLOORDIV, Op.MOD) and is_power_of_two(node.args[1]):
+        return _divided(node, args[0], lanes)
     if op is Op.CAST:
         return _cast(node, args[0])
     if op is Op.SELECT:
@@ -137,6 +141,27 @@ def _emit_node(node: Expr, args: list[Term], lanes: Lanes) -> Term:
     if op is Op.CALL:
         raise LoweringError(f"call of {node.attr} was not inlined")
     return _operation(node, args, lanes.coarse_exp2)
+
+
+def is_power_of_two(e: Expr) -> bool:
+    """Whether an expression is a literal power of two, by which dividing is shifting."""
+    return e.op is Op.CONST and isinstance(e.attr, int) and e.attr > 0 and e.attr & (e.attr - 1) == 0
+
+
+def is_same_in_all_lanes(e: Expr, axis: str | None) -> bool:
+    """Whether j // 32 along aligned lanes: no group of lanes crosses a multiple of a larger power of two."""
+    is_index = e.op is Op.FLOORDIV and e.args[0].op is Op.INDEX and e.args[0].attr == axis
+    return is_index and is_power_of_two(e.args[1]) and int(str(e.args[1].attr)) >= MOST_LANES
+
+
+def _divided(node: Expr, value: Term, lanes: Lanes) -> Term:
+    """x // 32 and x % 32, rounded down, as shifts and masks."""
+    by = int(str(node.args[1].attr))
+    if node.op is Op.FLOORDIV and lanes.is_aligned and is_same_in_all_lanes(node, lanes.axis):
+        value = Term(f"({lanes.first})", Kind.INT)
+    if node.op is Op.FLOORDIV:
+        return Term(f"{_paren(value)} >> {by.bit_length() - 1}", Kind.INT, value.wide, tight=False)
+    return Term(f"{_paren(value)} & {by - 1}", Kind.INT, value.wide, tight=False)
 
 
 def literal(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ...ir.expr import Expr, Op, loads, rebuild, var, walk
 from ...ir.shapes import Shapes
+from .expressions import is_same_in_all_lanes
 
 PLAIN = frozenset({Op.CONST, Op.VAR, Op.INDEX})
 Axes = frozenset[str]
@@ -29,7 +30,7 @@ def hoist(value: Expr, axis: str, shapes: Shapes, into: Hoisted, fresh: Callable
         ->  once t = slopes[h]; per column t2 = doc[b, j]; per row t3 = doc[b, i]; where(t3 == t2, t * s, -inf)
     needs: nothing; parts that cost less than they save (an index, a name, a constant) stay where they are.
     """
-    if value.op in PLAIN:
+    if value.op in PLAIN or (axis in shapes.tiles and is_same_in_all_lanes(value, axis)):
         return value
     axes = frozenset(shapes.axes(value))
     table = _table(value, axes, axis, into)

@@ -241,7 +241,7 @@ class RunWriter:
             indices[str(row)] = f"std::min({position}, {self.frame.extents[row]} - 1)" if has_loads else f"({position})"
         first = f"{axis}0 + c * W" if axis in self.frame.extents else "c * W"
         count = f"{self.frame.extents[axis]} - ({first})" if axis in self.ragged and has_loads else None
-        return Lanes(terms, indices, axis, first, count)
+        return Lanes(terms, indices, axis, first, count, is_aligned=axis in self.frame.extents)
 
     def _wide_name(self, name: str, at: str) -> Term:
         local, kind = identifier(name), self.frame.shapes.names[name].dtype.kind
