@@ -16,6 +16,9 @@ import torch
 
 from .implementations import implementations_for
 from .long import long_case
+from .timing import Run
+
+__all__ = ["added_mb"]
 
 WARM_LENGTH = 64
 STATUS = Path("/proc/self/status")
@@ -32,12 +35,16 @@ def main() -> None:
         if prepared is None:
             raise SystemExit(f"{impl} does not cover {case}")
         runs.append(prepared.run)
-    warm, run = runs
+    print(json.dumps({"resident_mb": added_mb(*runs)}))
+
+
+def added_mb(warm: Run, run: Run) -> float:
+    """MiB of resident memory that `run` adds at its highest, after `warm` has loaded what both need."""
     warm()
     _return_freed_memory()
     before = _forget_peak()
     run()
-    print(json.dumps({"resident_mb": round((_peak_kb() - before) / 1024, 2)}))
+    return round((_peak_kb() - before) / 1024, 2)
 
 
 def _return_freed_memory() -> None:

@@ -25,6 +25,7 @@ from .resources import resources
 from .rows import Row, write_rows
 from .startup import startup
 from .timing import CudaTimer, Rounds, WallTimer
+from .varlen import varlen
 
 __all__ = ["SUITES", "BenchError", "new_session", "run_bench"]
 
@@ -33,6 +34,7 @@ SUITES: dict[str, Callable[[Session], list[Row]]] = {
     "variants": variants,
     "long": long,
     "decode": decode,
+    "varlen": varlen,
     "huggingface": huggingface,
     "mask-build": mask_build,
     "overhead": overhead,

@@ -15,6 +15,7 @@ from .implementations import TILEWRIGHT
 from .long import LENGTHS, long_case
 from .mask_build import MASK_VARIANTS, mask_case
 from .rows import PEAK, VECTOR_PEAK, Row
+from .varlen import PADDED, varlen_batches
 
 __all__ = ["GOALS", "Goal", "Results", "Verdict", "verdicts"]
 
@@ -23,6 +24,7 @@ SDPA_GOALS = {("f32", "full"): 1.35, ("f32", "causal"): 1.5, ("bf16", "full"): 2
 FLEX_GOALS = {"f32": 2.0, "bf16": 5.0}
 PEAK_GOALS = {"f32": 0.78, "bf16": 0.70}
 EAGER_GOAL = 5.0
+PADDED_GOAL = 3.0
 EXPONENT_GOALS = {"full": 2.1, "window": 1.1}  # 2 and 1, and room for what noise adds to a fit of two points
 RESIDENT_GOAL_MB = 200.0
 OVERHEAD_GOAL_US = 30.0
@@ -175,6 +177,12 @@ def _model_goals() -> Iterator[Goal]:
             yield Goal(f"{case} against sdpa", "x", wanted, True, _speedup(case, "sdpa", "huggingface"))
 
 
+def _varlen_goals() -> Iterator[Goal]:
+    for batch in varlen_batches()[:4]:  # the long ones
+        measure = _speedup(str(batch), PADDED, "varlen")
+        yield Goal(f"varlen {batch} against padded SDPA", "x", PADDED_GOAL, True, measure)
+
+
 def _startup_goals() -> Iterator[Goal]:
     for case, wanted in STARTUP_GOALS_S.items():
         yield Goal(case, "s", wanted, False, _seconds(case))
@@ -214,6 +222,6 @@ def _overhead_goal() -> Goal:
 
 
 GOALS: tuple[Goal, ...] = (
-    *_forward_goals(), *_variants_goals(), *_long_goals(), *_decode_goals(), *_model_goals(), *_mask_goals(),
-    _overhead_goal(), *_startup_goals(), *_resource_goals(),
+    *_forward_goals(), *_variants_goals(), *_long_goals(), *_decode_goals(), *_varlen_goals(),
+    *_model_goals(), *_mask_goals(), _overhead_goal(), *_startup_goals(), *_resource_goals(),
 )  # fmt: skip
