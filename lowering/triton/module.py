@@ -104,8 +104,8 @@ def _check_tiles(context: Context) -> None:
 
 def _kernels(context: Context) -> list[Kernel]:
     body = context.program.body
-    grids = [position for position, statement in enumerate(body) if isinstance(statement, Grid)]
-    last = {at: then for at, then in itertools.pairwise(grids) if are_joined(context, body[at], body[then])}
+    grids = {position: statement for position, statement in enumerate(body) if isinstance(statement, Grid)}
+    last = {at: then for at, then in itertools.pairwise(grids) if are_joined(context, grids[at], grids[then])}
     kernels: list[Kernel] = []
     for position, statement in enumerate(body):
         if position in last.values():
@@ -116,7 +116,7 @@ def _kernels(context: Context) -> list[Kernel]:
             writer = KernelWriter(context, statement, (position,))
             kernel = writer.kernel(name)
             then = last.get(position)
-            kernels.append(kernel if then is None else joined(context, writer, kernel, body[then], then))
+            kernels.append(kernel if then is None else joined(context, writer, kernel, grids[then], then))
         elif not isinstance(statement, Alloc) or statement.space != "global":
             reason = "a statement outside every grid that is no global alloc"
             raise context.refuse((position,), reason, "move it into a grid")

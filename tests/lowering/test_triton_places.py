@@ -101,12 +101,12 @@ def paged(tensors: Tensors, lengths: list[int], page: int) -> tuple[torch.Tensor
     return caches[0], caches[1], table
 
 
-def run_paged(spec: AttentionSpec, page: int, rows: int, heads: int, **fixed: int) -> Program:
+def run_paged(spec: AttentionSpec, page: int, rows: int, heads: int, form: str = "flash_paged", **fixed: int) -> Program:
     lengths = [21, 0, 40]
     tensors = drawn(spec, rows * len(lengths), sum(lengths), heads)
     k, v, table = paged(tensors, lengths, page)
     q = tensors[0].reshape(len(lengths), rows, heads, -1)
-    program = program_of("flash_paged", spec, **fixed)
+    program = short(program_of(form, spec, **fixed)) if "split" in form else program_of(form, spec, **fixed)
     given = [q, k, v, *tensors[3:], table, torch.tensor(lengths, dtype=torch.int32)]
     o, *lse = interpret(program, given, {"N": table.shape[1] * page})
     at = starts(lengths).tolist()
@@ -130,16 +130,35 @@ def test_pages_of_a_fixed_size(page: int, is_gathered: bool) -> None:
     assert ("k_rows" in write_module(program, "sm_90").source) == is_gathered
 
 
-SHORT = (("(columns + 16383) // 16384 * 256, 512", "(columns + 99) // 100 * 16, 32"),)
+@pytest.mark.parametrize("name", [*KINDS, "window"])
+def test_split_pages(name: str) -> None:
+    program = run_paged(VISIBLE[name].spec(d=16, dv=16, group=3), 5, 2, 6, "flash_split_paged")
+    assert "atomic_add" in write_module(program, "sm_90").source
 
 
-def split_program(spec: AttentionSpec, *edits: tuple[str, str]) -> Program:
-    """The program that decodes, with pieces of 32 columns and more."""
-    text = str(program_of("flash_split", spec))
-    for old, new in (*SHORT, *edits):
+@pytest.mark.parametrize(("page", "group"), [(16, 4), (8, 1)])
+def test_split_pages_of_a_fixed_size(page: int, group: int) -> None:
+    spec = VISIBLE["window"].spec(d=16, dv=32, group=group, dtype="bf16")
+    run_paged(spec, page, 1, 2 * group, "flash_split_paged", Page=page)
+
+
+def edited(program: Program, *edits: tuple[str, str]) -> Program:
+    text = str(program)
+    for old, new in edits:
         assert old in text, old
         text = text.replace(old, new)
     return parse_program(text)
+
+
+def short(program: Program) -> Program:
+    """A program that splits, with pieces of 16 or 32 columns and more."""
+    if "columns(b) + 16383" in str(program):
+        return edited(program, ("16383) // 16384 * 256, 512", "49) // 50 * 16, 16"), ("511) // 512, 64", "15) // 16, 4"))
+    return edited(program, ("16383) // 16384 * 256, 512", "99) // 100 * 16, 32"))
+
+
+def split_program(spec: AttentionSpec, *edits: tuple[str, str]) -> Program:
+    return edited(short(program_of("flash_split", spec)), *edits)
 
 
 @pytest.mark.parametrize("name", [*KINDS, "prefix", "bias-bf16", "row-sum", "dropout"])
@@ -258,15 +277,16 @@ def test_sequences_on_a_gpu(d: int, dtype: str, group: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("form", ["flash_paged", "flash_split_paged"])
 @pytest.mark.parametrize("page", [16, 64, 256])
 @pytest.mark.parametrize(("d", "dtype", "group"), GPU, ids=NAMED)
-def test_pages_on_a_gpu(d: int, dtype: str, group: int, page: int) -> None:
+def test_pages_on_a_gpu(d: int, dtype: str, group: int, page: int, form: str) -> None:
     spec = VISIBLE["causal-bottom-right"].spec(d=d, dv=d, group=group, dtype=dtype)
     lengths, rows = [700, 1, 0, 333], 5
     tensors = drawn(spec, rows * len(lengths), sum(lengths), 2 * group)
     k, v, table = paged(tensors, lengths, page)
     q = tensors[0].reshape(len(lengths), rows, 2 * group, d)
-    program = program_of("flash_paged", spec, Orchestration((("m", 16), ("n", 64))), Page=page)
+    program = program_of(form, spec, Orchestration((("m", 16), ("n", 64))), Page=page)
     given = [q, k, v, table, torch.tensor(lengths, dtype=torch.int32)]
     o, lse = on_gpu(program, given, {"N": table.shape[1] * page})
     at = starts(lengths).tolist()
