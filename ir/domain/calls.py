@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..edit import definitions, inlined, resolved
 from ..expr import Expr, Op, free_vars, index, substitute, transform, var, walk
 from ..program import Grid, Program, RangeLoop, Role, TileAt, TileLoop, Tiles, statements
+from .linear import is_nonnegative
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def _check(loop: TileLoop, args: Mapping[str, Expr], program: Program, tiles: se
     uniform = _uniform_names(program)
     for arg in args.values():
         for name in sorted(free_vars(arg) - uniform):
-            raise ValueError(f"where= reads {name!r}, which is no index and has no single definition")
+            raise ValueError(f"where= reads {name!r}, which is no index, no size, and has no single definition")
         if loop.name in free_vars(arg):
             raise ValueError(f"where= computes with the number of {loop.name!r}; use index({loop.name})")
 
@@ -92,7 +93,7 @@ def _uniform_names(program: Program) -> set[str]:
     for s in statements(program.body):
         if isinstance(s, Grid):
             names |= set(s.names)
-        elif isinstance(s, (TileLoop, TileAt, RangeLoop)):
+        elif isinstance(s, (TileLoop, TileAt)) or (isinstance(s, RangeLoop) and is_nonnegative(s.start)):
             names.add(s.name)
         elif isinstance(s, Role) and s.worker is not None:
             names.add(s.worker)
