@@ -99,7 +99,10 @@ def load_smollm2(dtype: torch.dtype = torch.float32) -> SmolLM2:
         tie_word_embeddings=all(tensor.name != "output.weight" for tensor in reader.tensors),
     )
     model = LlamaForCausalLM._from_config(config, attn_implementation="eager", dtype=dtype).eval()
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    heads: dict[str, int] = {
+        "attn_q": _field(reader, "llama.attention.head_count"),
+        "attn_k": _field(reader, "llama.attention.head_count_kv"),
+    }
     weights = dict(_weight(tensor, heads, gguf.dequantize) for tensor in reader.tensors)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     assert set(missing) <= {"lm_head.weight"}, missing
@@ -119,7 +122,7 @@ def _weight(tensor: Any, heads: dict[str, int], dequantize: Any) -> tuple[str, t
         return GLOBAL_NAMES[tensor.name], value
     _, layer, part, kind = tensor.name.split(".")
     if part in heads:
-        value = value.unflatten(0, (heads[part], -1, 2)).transpose(1, 2).flatten(0, 2)
+        value = value.reshape(heads[part], -1, 2, value.shape[1]).transpose(1, 2).reshape(value.shape)
     return f"model.layers.{layer}.{LAYER_NAMES[part]}.{kind}", value
 
 

@@ -63,9 +63,10 @@ def attention_forward(  # noqa: PLR0913 - transformers' attention interface pass
         extra = (*extra, s_aux)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     kernel = kernel_for(kind, Variant(scaling, softcap, form, position_bias is not None, s_aux is not None))
-    output = kernel(query, key, value, *tensors, *extra)
-    assert isinstance(output, Tensor)
-    return output.transpose(1, 2).contiguous(), None
+    batch, heads, rows, _ = query.shape
+    output = query.new_empty(batch, rows, heads, value.shape[3])
+    kernel(query, key, value, *tensors, *extra, out=output.transpose(1, 2))
+    return output, None
 
 
 def _visible(mask: SymbolicMask, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +100,8 @@ def _plain(window: int | None) -> MaskKind:
 
     if window is None:
         return kind_of(None, Alignment.START, is_padded=False)[0]
-    causal, windowed = masking_utils.causal_mask_function, masking_utils.sliding_window_causal_mask_function
+    causal: Any = masking_utils.causal_mask_function
+    windowed: Any = masking_utils.sliding_window_causal_mask_function
     return kind_of(windowed(window) if window else causal, Alignment.END, is_padded=False)[0]
 
 

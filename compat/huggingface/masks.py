@@ -58,7 +58,7 @@ class MaskKind:
             i = i + (lengths[1] - lengths[0])
         elif self.alignment is Alignment.OFFSET:
             i, j = i + tensors[own], j + tensors[own + 1]
-        found = self.captures.rebuild(self.function, tensors[:own])(b, h, i, j)
+        found: Tensor = self.captures.rebuild(self.function, tensors[:own])(b, h, i, j)
         return found if kept is None else found & kept
 
 
@@ -185,7 +185,7 @@ class SymbolicMask(Tensor):
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """What models do with a mask on its way to the attention function; all else is refused."""
         rule = _OPERATIONS.get(func.overloadpacket)
         result = rule(*args, **(kwargs or {})) if rule and isinstance(args[0], SymbolicMask) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ pytest.importorskip("transformers")
 
 from tilewright.bench import smollm2
 from tilewright.compat import huggingface
+from tilewright.compat.huggingface import kernels
 from tilewright.kernels import specialisers
+from tilewright.kernels.options import Options
 
 from . import hf_models
 from .hf_models import CLIP, DECODERS, ENCODERS, SPEECH, TWO_SIDED, VIT, Architecture, load, ragged, worst
@@ -20,8 +24,12 @@ NEW_TOKENS = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
-def registered() -> None:
+def registered() -> Iterator[None]:
+    """Models are compared here, so kernels are not verified one by one as well; that they are is tested with the masks."""
     huggingface.register()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "Options", functools.partial(Options, verify=False))
+        yield
 
 
 def generated(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> list[list[int]]:
@@ -71,6 +79,7 @@ def test_images() -> None:
         assert error <= budget
 
 
+@pytest.mark.slow
 def test_speech() -> None:
     pair = load(SPEECH)
     features = torch.randn(2, 8, 24, generator=torch.Generator().manual_seed(3))

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 pytest.importorskip("transformers")
 
 from transformers import masking_utils as hf
 
-from tilewright.compat.huggingface import SymbolicMask, make_mask
+from tilewright.compat.huggingface import SymbolicMask, attention_forward, make_mask
 from tilewright.compat.huggingface.rules import Alignment
 from tilewright.ir.errors import ShapeError, UnsupportedSpec
 
@@ -157,3 +158,22 @@ def test_custom_functions_hold_for_index_tensors() -> None:
     hf.sdpa_mask(1, 16, 16, mask_function=other, use_vmap=True)
     with pytest.raises(UnsupportedSpec, match="index tensors"):
         make_mask(1, 16, 16, mask_function=other, use_vmap=True)
+
+
+def test_kernels_are_verified_and_shared() -> None:
+    """One kernel, verified when it is made, for a prompt and what follows; a cache's unseen keys are not read."""
+    mask = make_mask(1, 6, 16, mask_function=RULES["window"])
+    q, k = torch.randn(1, 2, 6, 8), torch.full((1, 1, 16, 8), float("nan"))
+    k[:, :, :6] = torch.randn(1, 1, 6, 8)
+    o, weights = attention_forward(torch.nn.Module(), q, k, k, mask, scaling=0.3)
+    assert weights is None
+    dense = hf.sdpa_mask(1, 6, 6, mask_function=RULES["window"], allow_is_causal_skip=False)
+    seen = k[:, :, :6]
+    want = F.scaled_dot_product_attention(q, seen, seen, dense, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(o.transpose(1, 2), want)
+    torch.testing.assert_close(F.scaled_dot_product_attention(q, k, k, attn_mask=mask, scale=0.3), want)
+    later = make_mask(1, 1, 16, q_offset=6, mask_function=RULES["window"])
+    attention_forward(torch.nn.Module(), q[:, :, :1], k, k, later, scaling=0.3)
+    (kernel,) = (made for variant, made in mask.kind.kernels.items() if variant.scaling == 0.3)
+    assert kernel.report is not None
+    assert kernel.report.verified
