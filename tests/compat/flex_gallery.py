@@ -84,6 +84,16 @@ def full_bias(m: int, n: int) -> Pair:
     return (lambda score, b, h, q_idx, kv_idx: score + bias[b, h, q_idx, kv_idx]), None
 
 
+def row_bias(m: int, n: int) -> Pair:
+    """What a row adds to all of its scores cancels in o and shows in lse."""
+    bias = noise(HEADS, m)
+
+    def score_mod(score: Tensor, b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        return score + bias[h, q_idx] - 0.1 * q_idx
+
+    return score_mod, causal
+
+
 def bias_row_by_row(m: int, n: int) -> Pair:
     """Indexed one axis at a time, and with slices and integers between."""
     bias = noise(BATCH, 1, HEADS, n)
@@ -336,7 +346,7 @@ def xor_of_masks(m: int, n: int) -> Pair:
 GALLERY: dict[str, Callable[[int, int], Pair]] = {
     make.__name__: make
     for make in (
-        alibi, global_alibi, softcap, softcapped_alibi, relative_bias, relative_buckets, full_bias, bias_row_by_row,
+        alibi, global_alibi, softcap, softcapped_alibi, relative_bias, relative_buckets, full_bias, row_bias, bias_row_by_row,
         head_scales, bound_method, callable_object, in_a_loop, table_by_name, prefix_lm, document_causal, jagged,
         sliding_window, dilated_window, neighbourhood, natten, block_causal, global_and_window, share_question, tree,
         paged, checkerboard, transfusion, head_windows, batch_lengths, window_from_a_tensor, random_table,

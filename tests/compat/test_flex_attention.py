@@ -25,7 +25,8 @@ from .flex_gallery import Pair as Mods
 
 WIDTH = 16
 LENGTHS = (60, 70)
-BUILT = ("relative_buckets", "bias_row_by_row", "bound_method", "jagged", "natten", "tree", "paged", "none_of_odd_rows")
+BUILT = ("relative_buckets", "row_bias", "bias_row_by_row", "bound_method", "jagged", "natten", "tree", "paged",
+         "none_of_odd_rows")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
