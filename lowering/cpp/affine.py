@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ...ir.domain.linear import Linear
-from ...ir.expr import Expr, index, walk
+from ...ir.expr import Expr, Op, apply, const, index, transform, var, walk
 from ...ir.program import Ref
 from ...ir.shapes import Shapes
 
@@ -22,6 +24,34 @@ def step_of(item: Expr, rows: str) -> int | None:
     if any(index(rows) in walk(atom) for atom, _ in form.without(index(rows)).terms):
         return None
     return form.coefficient(index(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows in pages of `size`: a row's page is `place // size`, its place in it `place % size`, along `dimension`."""
+
+    place: Expr
+    size: Expr
+    dimension: int
+
+
+def page_of(ref: Ref, rows: str, shapes: Shapes) -> Page | None:
+    """The pages of a reference such as k[table[b, j // Page], j % Page, :]; None for any other.
+
+    The remainder is the whole index of the dimension that the divisor names, and everything else that varies with the
+    rows does so by the quotient: rows of one page follow each other along that dimension.
+    """
+    dims = shapes.dims(ref.name)
+    for dimension, item in enumerate(ref.indices):
+        if not isinstance(item, Expr) or item.op is not Op.MOD or item.args[1] is not var(dims[dimension]):
+            continue
+        place, size = item.args
+        quotient = apply(Op.FLOORDIV, place, size)
+        others = [other for n, other in enumerate(ref.indices) if n != dimension and isinstance(other, Expr)]
+        known = [transform(other, lambda e, q=quotient: const(0) if e is q else None) for other in others]  # type: ignore[misc]
+        if step_of(place, rows) == 1 and not any(index(rows) in walk(other) for other in known):
+            return Page(place, size, dimension)
+    return None
 
 
 def block_number(item: Expr, rows: str, block: int) -> Expr | None:

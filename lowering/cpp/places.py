@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir.expr import Expr, index, walk
+from ...ir.expr import Expr, Op, apply, index, walk
 from ...ir.program import All, Index, Ref, TileAxis
-from .affine import step_of
+from .affine import Page, page_of, step_of
 from .expressions import Lanes, Term, emit, identifier
 from .sweeps import Frame
 
@@ -72,6 +72,10 @@ class PlaceWriter:
         """Lines that find every row's address, null where it does not exist; the array's name."""
         name = self.frame.names.fresh(f"{identifier(ref.name)}_rows")
         count, valid = self.frame.shapes.extent(row), f"{identifier(row)}_rows"
+        run = page_of(ref, row, self.frame.shapes) if where is None else None
+        if run is not None:
+            self._page_addresses(ref, (row, name, dtype), run)
+            return name
         inner = PlaceWriter(self.frame, self.scalars, [], self.indent + "    ")
         exists = inner.exists(where, row, "r")
         at = inner.row_at(ref, row, "r")
@@ -82,6 +86,24 @@ class PlaceWriter:
         self.lines.append(f"{self.indent}    {name}[r] = {value};")
         self.lines.append(f"{self.indent}}}")
         return name
+
+    def _page_addresses(self, ref: Ref, names: tuple[str, str, str], page: Page) -> None:
+        """The same for rows in pages: one address is computed a page, the others follow it."""
+        row, name, dtype = names
+        inner = PlaceWriter(self.frame, self.scalars, [], self.indent + "    ")
+        place = f"({identifier(row)}0 + r)"
+        at, size = inner.row_at(ref, row, "r"), inner.scalar(page.size)
+        within = inner.scalar(apply(Op.MOD, page.place, page.size), row, place)
+        step = f"a.{identifier(ref.name)}.stride[{page.dimension}]"
+        valid = f"{identifier(row)}_rows"
+        first, end = self.frame.names.fresh(f"{name}_first"), self.frame.names.fresh(f"{name}_end")
+        self.lines.append(f"{self.indent}const {dtype}* {name}[{self.frame.shapes.extent(row)}];")
+        self.lines.append(f"{self.indent}for (int r = 0; r < {valid};) {{")
+        self.lines += inner.lines
+        self.lines.append(f"{self.indent}    const {dtype}* {first} = {at};")
+        self.lines.append(f"{self.indent}    const int {end} = std::min({valid}, r + std::max(1, {size} - {within}));")
+        self.lines.append(f"{self.indent}    for (; r < {end}; ++r, {first} += {step}) {name}[r] = {first};")
+        self.lines.append(f"{self.indent}}}")
 
 
 def _sum(parts: list[str]) -> str:
