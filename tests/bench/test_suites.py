@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tilewright.bench import demo, suites
+from tilewright.bench.generation import IMPLEMENTATIONS, Generation
 from tilewright.bench.implementations import TILEWRIGHT
 from tilewright.bench.machine import BUSY_LOAD, busy_warning, describe_machine
 from tilewright.bench.rows import Row, read_rows
@@ -87,13 +88,26 @@ def demo_rows(timed_row) -> list[Row]:
     ]
 
 
-@pytest.mark.parametrize(("error", "code"), [(None, 0), ("wrong result: [odd]", 1)])
-def test_the_demo_prints_and_reports(timed_row, monkeypatch, tmp_path: Path, capsys, error, code: int) -> None:
+def answers(last: int) -> list[Generation]:
+    return [Generation(impl, "Because.", (1, 2, last if impl == TILEWRIGHT else 3), 0.5) for impl in IMPLEMENTATIONS]
+
+
+@pytest.mark.parametrize(
+    ("error", "last", "code"),
+    [(None, 3, 0), ("wrong result: [odd]", 3, 1), (None, 4, 1)],
+    ids=["right", "wrong", "words"],
+)
+def test_the_demo_prints_and_reports(
+    timed_row, monkeypatch, tmp_path: Path, capsys, error, last: int, code: int
+) -> None:
     rows = [*demo_rows(timed_row), Row("demo", "B1-gemma2", TILEWRIGHT, "cpu", median_ms=1.0, error=error)]
     rows = rows if error else rows[:-1]
     monkeypatch.setattr(demo, "_measured", lambda console: rows)
+    monkeypatch.setattr(demo, "generate", lambda say: answers(last))
     assert demo.main([str(tmp_path / "demo.html")]) == code
     printed = capsys.readouterr().out
+    assert "Because." in printed
+    assert ("not eager's" in printed) == (last != 3)
     assert "31 cases" in printed
     assert "6%" in printed
     assert "3  1.5x" in printed
