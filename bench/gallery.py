@@ -28,9 +28,9 @@ KEPT, LEFT_OUT = "#c2410c", "#e7ecf1"
 HEAD = """\
 # Gallery
 
-Attention variants as plain PyTorch functions, one file each in `examples/`. Pictures show which keys (columns) the rows
-of the first head keep, for the first {shown} positions of the file's `inputs()`. Every command lifts, verifies and writes a
-kernel; add `--target triton` for a GPU, `--dtype bf16`, or `--shape B,H,Hkv,M,N,D`.
+Attention variants as plain PyTorch functions, one file each in `examples/`. Pictures show which keys (columns) the
+rows of the first head keep, for the first {shown} positions of the file's `inputs()`. Every command lifts, verifies and
+writes a kernel; add `--target triton` for a GPU, or `--dtype bf16`.
 
 This page and its pictures are made by `python -m tilewright.bench.gallery`.
 """
@@ -110,13 +110,14 @@ def _runs(row: Kept) -> list[tuple[int, int]]:
 
 def page(found: list[Example]) -> str:
     """The page in Markdown."""
-    parts = [HEAD.format(shown=SHOWN)]
-    for example in found:
-        parts.append(
-            f"## {example.name}\n\n{example.title}\n\n![{example.name}](gallery/{example.name}.svg)\n\n"
-            f"```python\n{example.source}```\n\n    {example.command}\n"
-        )
-    return "\n".join(parts)
+    return "\n".join([HEAD.format(shown=SHOWN), *map(_section, found)])
+
+
+def _section(example: Example) -> str:
+    return (
+        f"## {example.name}\n\n{example.title}\n\n![{example.name}](gallery/{example.name}.svg)\n\n"
+        f"```python\n{example.source}```\n\n    {example.command}\n"
+    )
 
 
 def write(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,11 +79,12 @@ def _label(row: Row) -> str:
 
 
 def chart(rows: Iterable[Row]) -> Chart | None:
-    """Median time over N, a line per implementation and variant; None where there are not two lengths."""
+    """Median time over N, a line per implementation and sort of case; None where nothing has two lengths."""
     series: dict[Key, dict[int, float]] = {}
     for row in rows:
         if row.median_ms and row.shape and row.impl not in (PEAK, VECTOR_PEAK):
-            series.setdefault((row.impl, row.case.rpartition("-")[2]), {})[row.shape[4]] = row.median_ms
+            series.setdefault((row.impl, _sort(row)), {})[row.shape[4]] = row.median_ms
+    series = {key: points for key, points in series.items() if len(points) > 1}
     lengths = sorted({n for points in series.values() for n in points})
     if len(lengths) < 2:
         return None
@@ -102,6 +104,11 @@ def chart(rows: Iterable[Row]) -> Chart | None:
     x_ticks = tuple(Tick(x(n), str(n)) for n in lengths)
     y_ticks = tuple(Tick(y(10.0**power), f"{10.0**power:g} ms") for power in range(low, high + 1))
     return Chart(lines, x_ticks, y_ticks)
+
+
+def _sort(row: Row) -> str:
+    """A case's name without its batch and its number of keys, which the axis shows."""
+    return re.sub(r"^B\d+-|-N\d+(?=-)", "", re.sub(r"-N(\d+)x\d+(?=-)", r"-M\1", row.case))
 
 
 def _spread(heights: Mapping[Key, float]) -> dict[Key, float]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from .plot import bars, chart
 from .rows import Row
+from .speedups import overview
 from .targets import verdicts
 
 __all__ = ["render", "write_report"]
@@ -23,7 +24,7 @@ def write_report(path: Path, rows: Sequence[Row]) -> None:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The report as HTML: goals, a plot of every case, growth with length, and every row in a table."""
+    """The report as HTML: goals, speed-ups of each suite, growth with length, a plot of every case, and all rows."""
     names = dict.fromkeys(row.suite for row in rows)
     suites = [_suite(name, [row for row in rows if row.suite == name]) for name in names]
     first = rows[0] if rows else None
@@ -36,9 +37,9 @@ def _suite(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     names = dict.fromkeys(row.case for row in rows)
     plots = {case: bars([row for row in rows if row.case == case]) for case in names}
     errors = [row for row in rows if row.error]
-    growth = chart(rows) if name == "long" else None
     plotted = {case: plot for case, plot in plots.items() if plot}
-    return {"name": name, "cases": plotted, "errors": errors, "growth": growth}
+    parts = {"errors": errors, "speedups": overview(rows), "growth": chart(rows)}
+    return {"name": name, "cases": plotted, **parts}
 
 
 @functools.cache

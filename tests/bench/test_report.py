@@ -13,6 +13,7 @@ from rich.console import Console
 from tilewright.bench.plot import BAR_WIDTH, LABEL_HEIGHT, bars, chart
 from tilewright.bench.report import render, write_report
 from tilewright.bench.rows import PEAK, Row
+from tilewright.bench.speedups import overview
 from tilewright.bench.summary import print_summary
 
 
@@ -80,7 +81,7 @@ def test_lines_are_straight_on_logarithmic_axes(timed_row) -> None:
     drawn = chart(long_rows(timed_row))
     assert drawn is not None
     assert {line.name for line in drawn.lines} == {
-        f"{i}, {v}" for i in ("tilewright", "sdpa") for v in ("full", "window")
+        f"{i}, H1-D64-f32-{v}" for i in ("tilewright", "sdpa") for v in ("full", "window")
     }
     (x0, y0), (x1, y1), (x2, y2) = drawn.lines[0].points
     assert x1 - x0 == pytest.approx(x2 - x1)
@@ -94,6 +95,25 @@ def test_lines_are_straight_on_logarithmic_axes(timed_row) -> None:
 
 def test_one_length_is_no_line(timed_row) -> None:
     assert chart(long_rows(timed_row)[:4]) is None
+
+
+def test_speedups_start_at_one_and_point_to_the_faster(timed_row) -> None:
+    rows = [timed_row("a", "tilewright", 2.0), timed_row("a", "sdpa", 8.0), timed_row("a", "flex", 1.0)]
+    rows += [timed_row("b", "tilewright", 1.0), timed_row("b", "sdpa", 1.0), timed_row("a", PEAK, 0.1), timed_row("c", "sdpa", 1.0)]
+    drawn = overview(rows)
+    assert drawn is not None
+    assert [(case, [bar.label for bar in bars]) for case, _, bars in drawn.cases] == [
+        ("a", ["4x sdpa", "0.5x flex"]),
+        ("b", ["1x sdpa"]),
+    ]
+    faster, slower = drawn.cases[0][2]
+    assert faster.x == pytest.approx(drawn.one) == slower.x + slower.width
+    assert faster.width == pytest.approx(2 * slower.width)
+    assert [tick.label for tick in drawn.ticks] == ["0.5x", "1x", "2x", "4x"]
+    assert drawn.left <= slower.x
+    assert faster.x + faster.width <= drawn.right
+    assert "4x sdpa" in render(rows)
+    assert overview([timed_row("c", "sdpa", 1.0)]) is None
 
 
 def test_the_summary_tells_rows_errors_and_goals(timed_row, capsys) -> None:
