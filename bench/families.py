@@ -1,4 +1,4 @@
-"""Suite `variants`: masks, normalisers and head sizes beyond the common ones, against FlexAttention or eager PyTorch."""
+"""Suite `variants`: masks, normalisers and head sizes beyond the common ones, against FlexAttention or eager."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ GPU_TILES = {
 }
 MMA_SYNC = ("sm_80", "sm_120")
 MMA_SYNC_TILES = {
-    DType.F32: GPU_TILES[DType.F32],
+    DType.F32: ((64, (64, 32)), (128, (32, 32)), (256, (32, 16)), (1 << 30, (16, 16))),
     DType.BF16: ((64, (128, 64)), (128, (128, 32)), (256, (64, 32)), (1 << 30, (32, 32))),
 }
 # Forms of a kernel: the names of the expert programs they come from.
