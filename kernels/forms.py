@@ -13,7 +13,7 @@ import torch
 
 from ..ir.errors import LoweringError, ScheduleError, VerificationError
 from ..ir.spec import AttentionSpec
-from ..schedules.tuning import DECODE, DENSE, form_for
+from ..schedules.tuning import DENSE, form_for
 from .compiled import Compiled, Stages, compile_spec
 from .dtypes import to_torch
 from .options import Options
@@ -45,7 +45,7 @@ class Forms:
         try:
             compiled = compile_spec(self.spec, self._target, self._options.arch, stages, form)
         except (LoweringError, ScheduleError):
-            if form != DECODE:
+            if form == DENSE:
                 raise
             return self._compiled.get(DENSE) or self._make(DENSE, tensors, stages)
         example = None if self._function is None else tuple(tensors)

@@ -8,15 +8,16 @@ from ..ir.edit import name_bound
 from ..ir.expr import Expr, Op, load, transform
 from ..ir.program import Program, statements
 from ..ir.spec import AttentionSpec
-from ..ir.transfer import Orchestration, transfer
+from ..ir.transfer import transfer
 from ..lowering import TARGETS
-from ..schedules.tuning import choose
+from ..schedules.tuning import DECODE, SPLIT_PAGED, choose
 from .compiled import Compiled, Stages, lower_program
 from .references import reference_program
 
 __all__ = ["compile_layout"]
 
-FEW_TILES = (("m", 16), ("n", 128))  # few rows: keys are read where they lie, in no packed copy
+# For few rows: heads that share keys are packed, keys are split, and read where they lie.
+FEW_FORMS = {("flash_paged", "cpu"): "flash_decode_paged", ("flash_paged", "triton"): SPLIT_PAGED}
 
 
 def compile_layout(
@@ -24,7 +25,8 @@ def compile_layout(
 ) -> Compiled:
     """Spec -> program of the form -> source. Nothing is built yet. Raises LoweringError and ScheduleError."""
     arch = arch or TARGETS[target].default_arch()
-    how = Orchestration(FEW_TILES) if few else choose(spec, target, arch)
+    form = FEW_FORMS.get((form, target), form) if few else form
+    how = choose(spec, target, arch, DECODE if few and target == "cpu" else form)
     reference = reference_program(form)
     with stages.stage("transfer"):
         program = transfer(reference, _without_clashes(spec, reference), how)

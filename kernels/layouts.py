@@ -154,7 +154,7 @@ class LayoutKernel:
     def _specialise(self, given: Given) -> Made:
         """The compiled form that serves these tensors: lifted, lowered, built and verified when it is new."""
         target = self._options.resolve_target(given.attended[0].device.type)
-        few = self._layout.is_paged and target == "cpu" and given.lengths.longest_rows <= FEW_ROWS
+        few = self._layout.is_paged and given.lengths.longest_rows <= FEW_ROWS
         key = _signature(given), target, few
         for made in self._made.get(key, ()):
             if given.lengths.allowed_by(made.spec, given.heads):

@@ -28,18 +28,32 @@ DENSE, DECODE = "flash_forward", "flash_decode"
 # at least so many keys a row. Columns of its tile by widest head dimension.
 DECODE_ROWS, DECODE_KEYS_A_ROW = 16, 2
 DECODE_COLUMNS = ((128, 256), (1 << 30, 128))
-DECODE_TARGETS = ("cpu",)
+# GPUs split the keys so that every multiprocessor reads some, and merge in the same launch. Columns of a tile, and how
+# many parts are merged at once, by bytes an element and widest head dimension: first fit.
+SPLIT, SPLIT_PAGED = "flash_split", "flash_split_paged"
+DECODE_FORMS = {"cpu": DECODE, "triton": SPLIT}
+SPLIT_TILES = (
+    (2, 128, (64, 4)),
+    (2, 256, (32, 4)),
+    (2, 1 << 30, (32, 2)),
+    (8, 64, (32, 4)),
+    (8, 128, (16, 4)),
+    (8, 1 << 30, (16, 2)),
+)
 
 
 def form_for(target: str, rows: int, keys: int) -> str:
     """The form that serves a call; sizes of the call decide, but never its batch, so that bits do not depend on it."""
     is_few = rows <= DECODE_ROWS and keys >= DECODE_KEYS_A_ROW * rows
-    return DECODE if is_few and target in DECODE_TARGETS else DENSE
+    return DECODE_FORMS[target] if is_few and target in DECODE_FORMS else DENSE
 
 
 def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Orchestration:
     """The orchestration that transfer starts from on this target."""
     width = max(spec.head_dim, spec.value_dim)
+    if form in (SPLIT, SPLIT_PAGED):
+        columns, parts = next(t for size, limit, t in SPLIT_TILES if spec.dtype.bytes <= size and width <= limit)
+        return Orchestration((("n", columns), ("c", parts)))
     if form == DECODE:
         return Orchestration((("n", next(columns for limit, columns in DECODE_COLUMNS if width <= limit)),))
     if target == "cpu":

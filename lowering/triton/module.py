@@ -139,7 +139,10 @@ def _configs(context: Context, kernels: list[Kernel]) -> dict[str, Rows]:
         return {}
     element = max((param.dtype.bytes for param in context.program.params[:1]), default=4)
     has_wide_loads = any(kernel.has_wide_loads for kernel in kernels)
-    return configurations(element, max(context.shapes.sizes.values(), default=64), has_wide_loads)
+    is_split = any(kernel.merge is not None for kernel in kernels)
+    sizes = context.shapes.sizes
+    width = max((sizes.get(str(dim), 0) for param in context.program.params for dim in param.dims[-1:]), default=64)
+    return configurations(element, width, has_wide_loads, is_split)
 
 
 def _tuning(context: Context, kernel: Kernel) -> str:

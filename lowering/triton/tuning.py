@@ -30,12 +30,24 @@ TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
 )  # fmt: skip
 
 
-def configurations(element_bytes: int, width: int, has_wide_loads: bool = False) -> dict[str, Rows]:
+# The same for kernels that split the keys: few rows, so few warps, and many bytes on their way.
+SPLIT_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
+    (2, 128, dict.fromkeys(ARCHES, ((4, 3), (4, 4), (8, 3)))),
+    (2, 256, dict.fromkeys(ARCHES, ((8, 3), (8, 2), (8, 4)))),
+    (8, 64, dict.fromkeys(ARCHES, ((4, 3), (8, 3), (8, 2)))),
+    (8, 1 << 30, dict.fromkeys(ARCHES, ((8, 2), (8, 1)))),
+)
+
+
+def configurations(
+    element_bytes: int, width: int, has_wide_loads: bool = False, is_split: bool = False
+) -> dict[str, Rows]:
     """Rows of (warps, stages) per architecture, for kernels whose widest input row has `width` elements.
 
     Kernels that load biases or masks as whole tiles need the registers of many warps first, and fewer stages.
     """
-    table = next(table for size, limit, table in TABLES if element_bytes <= size and width <= limit)
+    tables = SPLIT_TABLES if is_split else TABLES
+    table = next(table for size, limit, table in tables if element_bytes <= size and width <= limit)
     if not has_wide_loads:
         return table
     return {arch: tuple(sorted(rows, key=lambda row: (-row[0], row[1]))) for arch, rows in table.items()}

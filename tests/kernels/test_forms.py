@@ -10,7 +10,7 @@ import torch
 import tilewright as tw
 from tilewright.ir.errors import LoweringError, VerificationError
 from tilewright.kernels import forms
-from tilewright.schedules.tuning import DECODE, DENSE, form_for
+from tilewright.schedules.tuning import DECODE, DENSE, SPLIT, form_for
 
 from .conftest import causal_spec, qkv
 
@@ -43,7 +43,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("cpu", 17, 32768, DENSE),
         ("cpu", 16, 31, DENSE),
         ("cpu", 9, 9, DENSE),
-        ("triton", 1, 32768, DENSE),
+        ("triton", 1, 32768, SPLIT),
+        ("triton", 17, 32768, DENSE),
     ],
 )
 def test_few_rows_over_many_keys_decode(target: str, rows: int, keys: int, form: str) -> None:

@@ -37,17 +37,24 @@ VARIANTS = {
 }
 
 
-def program_of(name: str, d: int, arch: str, dtype: str = "bf16") -> Program:
+DENSE, RAGGED, PAGED, SPLIT, SPLIT_PAGED = FORMS = (
+    "flash_forward", "flash_ragged", "flash_paged", "flash_split", "flash_split_paged"
+)  # fmt: skip
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10}  # a block may have
+
+
+def program_of(name: str, d: int, arch: str, dtype: str = "bf16", form: str = DENSE) -> Program:
     score, keep, captured = VARIANTS[name]
     spec = parse_spec(SPEC.format(d=d, t=dtype, score=score, keep=keep, captured=captured))
-    return transfer(reference_program(), spec, choose(spec, "triton", arch))
+    return transfer(reference_program(form), spec, choose(spec, "triton", arch, form))
 
 
-def check(name: str, d: int, arch: str, dtype: str = "bf16") -> None:
-    (found,) = compile_report(program_of(name, d, arch, dtype), arch)
+def check(name: str, d: int, arch: str, dtype: str = "bf16", form: str = DENSE) -> None:
+    """One kernel, which spills nothing, fits, and multiplies on tensor cores where the type has any."""
+    (found,) = compile_report(program_of(name, d, arch, dtype, form), arch)
     assert found.spills == 0
     assert 0 < found.registers <= 255
-    assert found.shared_bytes > 0
+    assert 0 < found.shared_bytes <= SHARED_BYTES[arch]
     assert (found.tensor_core_instructions > 0) == (dtype != "f32")
 
 
@@ -65,6 +72,39 @@ NAMED = ["{}-D{}-{}".format(*case) for case in DEFAULT]
 @pytest.mark.parametrize(("name", "d", "arch"), DEFAULT, ids=NAMED)
 def test_no_spills_and_tensor_cores(name: str, d: int, arch: str) -> None:
     check(name, d, arch)
+
+
+@pytest.mark.parametrize(("form", "d", "arch"), [(RAGGED, 64, "sm_90"), (PAGED, 128, "sm_80"), (SPLIT, 128, "sm_90"), (SPLIT_PAGED, 64, "sm_100")])
+def test_other_forms_do_not_spill(form: str, d: int, arch: str) -> None:
+    check("full", d, arch, form=form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "sm_120"])
+@pytest.mark.parametrize("d", [64, 128])
+@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("name", ["causal", "softcap", "window", "alibi"])
+def test_other_forms_on_every_architecture(name: str, form: str, d: int, arch: str) -> None:
+    check(name, d, arch, form=form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("form", FORMS)
+def test_heads_of_256_fit(form: str, arch: str) -> None:
+    check("full", 256, arch, form=form)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("d", "dv"), [(576, 512), (192, 128)])
+def test_heads_of_latent_attention_fit(d: int, dv: int, form: str, arch: str) -> None:
+    """Keys and values of different widths, no power of two: DeepSeek's, absorbed and not."""
+    spec = parse_spec(SPEC.replace("Dv={d}", f"Dv={dv}").format(d=d, t="bf16", score="s * 0.1", keep="True", captured=""))
+    (found,) = compile_report(transfer(reference_program(form), spec, choose(spec, "triton", arch, form)), arch)
+    assert found.shared_bytes <= SHARED_BYTES[arch]
+    assert found.tensor_core_instructions > 0
 
 
 @pytest.mark.slow
