@@ -22,7 +22,8 @@ def alibi(score: torch.Tensor, b: Any, h: Any, i: Any, j: Any) -> torch.Tensor:
 
 
 def test_one_graph() -> None:
-    q, k, v = torch.randn(3, 1, HEADS, LENGTH, WIDTH, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, HEADS, LENGTH, WIDTH, generator=generator) for _ in range(3))
     mask = ours.create_block_mask(documents(IDS), None, None, LENGTH, LENGTH, device="cpu")
 
     def outside(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ids: torch.Tensor) -> Any:
