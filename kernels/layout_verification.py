@@ -67,6 +67,8 @@ def _batches(subject: Subject, layout: Layout, tiles: Pair, few: bool) -> Iterat
         columns = (1, n + 1, 0, 2 * n + 3, 17)
         counts = (1, 5, 16) if few else (17, m + 1)
         wanted = [Batch(tuple((rows, length) for length in columns)) for rows in counts]
+        if few:  # more than one split of the keys
+            wanted.append(Batch(((2, 8 * n + 3), (2, 5 * n), (2, 3))))
         wanted.append(Batch(((counts[-1], n + 2), (counts[-1], 40)), "large"))
         wanted.append(Batch(((counts[-1], n + 2), (counts[-1], 2 * n + 1)), "masked_rows"))
     else:
@@ -194,9 +196,10 @@ def _paged(compiled: Compiled, drawn: Sequence[Tensor], batch: Batch) -> list[di
     table = torch.randperm(count * pages, generator=torch.Generator().manual_seed(0)).reshape(count, pages)
     caches = [x.new_full((count * pages, PAGE, x.shape[1], x.shape[3]), float("nan")) for x in (k, v)]
     for b, (_, n) in enumerate(batch.pairs):
-        for j in range(n):
-            for cache, x in zip(caches, (k, v), strict=True):
-                cache[table[b, j // PAGE], j % PAGE] = x[b, :, j]
+        for cache, x in zip(caches, (k, v), strict=True):
+            whole = x.new_full((pages * PAGE, x.shape[1], x.shape[3]), float("nan"))
+            whole[:n] = x[b, :, :n].transpose(0, 1)
+            cache[table[b].to(x.device)] = whole.unflatten(0, (pages, PAGE))
     lengths = torch.tensor([n for _, n in batch.pairs], dtype=torch.int32)
     tables = [table.to(torch.int32).to(q.device), lengths.to(q.device)]
     outputs = _run(compiled, [q.transpose(1, 2), *caches, *drawn[3:], *tables], batch)
