@@ -95,21 +95,27 @@ def _tilewright(batch: Batch, device: torch.device) -> Run:
     from ..compat.flash_attn import flash_attn_varlen_func
 
     starts = torch.tensor(batch.starts, dtype=torch.int32, device=device)
-    ends = (starts, starts, batch.longest, batch.longest)
-    return functools.partial(flash_attn_varlen_func, *batch.inputs(device), *ends, causal=batch.is_causal)
+    q, k, v = batch.inputs(device)
+    longest = batch.longest
+    return lambda: flash_attn_varlen_func(q, k, v, starts, starts, longest, longest, causal=batch.is_causal)
 
 
 def _padded(batch: Batch, device: torch.device) -> Run:
     """Inputs are padded before; the result stays padded."""
     lengths = torch.tensor(batch.lengths, device=device)
     keep = torch.arange(batch.longest, device=device) < lengths[:, None]
-    q, k, v = (x.new_zeros(batch.count, batch.longest, HEADS, HEAD_DIM) for x in [batch.inputs(device)[0]] * 3)
-    for padded, x in zip((q, k, v), batch.inputs(device), strict=True):
-        padded[keep] = x
+    shape = (3, batch.count, batch.longest, HEADS, HEAD_DIM)
+    padded = torch.zeros(shape, dtype=DTYPES[batch.dtype], device=device)
+    for room, x in zip(padded, batch.inputs(device), strict=True):
+        room[keep] = x
+    q, k, v = padded.transpose(2, 3)
     mask = None if batch.is_causal else keep[:, None, None, :]
-    moved = (x.transpose(1, 2) for x in (q, k, v))
-    call = functools.partial(F.scaled_dot_product_attention, *moved, attn_mask=mask, is_causal=batch.is_causal)
-    return lambda: PaddedOutput(call().transpose(1, 2), keep)
+
+    def run() -> PaddedOutput:
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=batch.is_causal)
+        return PaddedOutput(o.transpose(1, 2), keep)
+
+    return run
 
 
 class PaddedOutput:
@@ -191,10 +197,10 @@ def _rows(session: Session, batch: Batch) -> list[Row]:
     rows = []
     for name, seconds in samples.items():
         times = Times.of(seconds)
-        extra, error = _memory(batch, name) if session.target == "cpu" else ({}, None)
+        extra, failed = _memory(batch, name) if session.target == "cpu" else ({}, None)
         gflops = batch.flops / times.median_ms / 1e6
-        rows.append(make(impl=name, **asdict(times), gflops=gflops, extra=extra, error=error))
-    return rows + [make(impl=name, error=error) for name, error in errors.items()]
+        rows.append(make(impl=name, **asdict(times), gflops=gflops, extra=extra, error=failed))
+    return rows + [make(impl=name, error=why) for name, why in errors.items()]
 
 
 def complaint(batch: Batch, output: object) -> str | None:

@@ -64,7 +64,8 @@ def test_appends_and_attends(rows: int, lengths) -> None:
 def test_without_appending_and_with_every_option() -> None:
     k_cache, v_cache = caches()
     q, lengths, first = queries(5), ints(*LENGTHS), ints(0, 100, 17)
-    options = {"softmax_scale": 0.3, "softcap": 2.0, "window_size": (50, 3), "alibi_slopes": torch.rand(HEADS)}
+    options: dict[str, Any] = {"softmax_scale": 0.3, "softcap": 2.0, "window_size": (50, 3)}
+    options["alibi_slopes"] = torch.rand(HEADS)
     result = fa.flash_attn_with_kvcache(
         q,
         k_cache,
@@ -125,7 +126,15 @@ def test_pages(page_size: int, rows: int) -> None:
         table[b, -(-(length + rows) // page_size) :] = -1
     q, (k, v) = queries(rows), news(rows)
     result = fa.flash_attn_with_kvcache(
-        q, *pools, k, v, cache_seqlens=ints(*lengths), block_table=table, causal=True, return_softmax_lse=True
+        q,
+        pools[0],
+        pools[1],
+        k,
+        v,
+        cache_seqlens=ints(*lengths),
+        block_table=table,
+        causal=True,
+        return_softmax_lse=True,
     )
     sequences = []
     for b, end in enumerate(lengths):
@@ -145,7 +154,7 @@ def test_rotary(interleaved: bool, causal: bool) -> None:
     k_cache, v_cache = caches()
     before = k_cache.clone()
     q, (k, v), lengths = queries(2), news(new), ints(*LENGTHS)
-    tables = {"rotary_cos": angles.cos(), "rotary_sin": angles.sin(), "rotary_interleaved": interleaved}
+    tables: dict[str, Any] = {"rotary_cos": angles.cos(), "rotary_sin": angles.sin(), "rotary_interleaved": interleaved}
     result = fa.flash_attn_with_kvcache(
         q, k_cache, v_cache, k, v, cache_seqlens=lengths, causal=causal, return_softmax_lse=True, **tables
     )

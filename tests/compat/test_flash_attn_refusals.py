@@ -97,7 +97,7 @@ def test_dense(changes: dict[str, Any], error: type[Exception], told: str) -> No
 
 @pytest.mark.parametrize(("changes", "error", "told"), VARLEN)
 def test_varlen(changes: dict[str, Any], error: type[Exception], told: str) -> None:
-    given = {"q": Q.flatten(0, 1), "k": K.flatten(0, 1), "v": K.flatten(0, 1)}
+    given: dict[str, Any] = {"q": Q.flatten(0, 1), "k": K.flatten(0, 1), "v": K.flatten(0, 1)}
     given |= {"cu_seqlens_q": CU_Q, "cu_seqlens_k": CU_K, "max_seqlen_q": 6, "max_seqlen_k": 9}
     with pytest.raises(error, match=told):
         fa.flash_attn_varlen_func(**given | changes)
@@ -115,7 +115,7 @@ def test_cache(changes: dict[str, Any], error: type[Exception], told: str) -> No
 
 
 def test_rotary_needs_new_keys() -> None:
-    tables = {"rotary_cos": torch.ones(9, 8), "rotary_sin": torch.ones(9, 8)}
+    tables: dict[str, Any] = {"rotary_cos": torch.ones(9, 8), "rotary_sin": torch.ones(9, 8)}
     with pytest.raises(UnsupportedSpec, match="rotary_cos without k"):
         fa.flash_attn_with_kvcache(Q, K, K, cache_seqlens=LENGTHS, **tables)
 
@@ -138,7 +138,7 @@ def test_packed_takes_tensors() -> None:
     with pytest.raises(
         TypeError, match=r"flash_attn_kvpacked_func: kv is a tuple; wanted a tensor \[B, N, 2, Hkv, D\]"
     ):
-        fa.flash_attn_kvpacked_func(Q, (K, K))
+        fa.flash_attn_kvpacked_func(Q, (K, K))  # type: ignore[arg-type]
 
 
 def test_devices_must_agree() -> None:

@@ -21,7 +21,7 @@ BATCHES = (
     ((0, 0), (4, 0)),
     ((), ()),
 )
-OPTIONS = (
+OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"causal": True},
     {"window_size": (9, 3)},
@@ -104,5 +104,5 @@ def test_keys_in_pages(page_size: int) -> None:
             here = slice(start + first, start + min(first + page_size, length))
             for pool, source in zip(pools, (k, v), strict=True):
                 pool[table[s, page], : here.stop - here.start] = source[here]
-    o = call(q, *pools, rows, columns, causal=True, block_table=table)
+    o = call(q, pools[0], pools[1], rows, columns, causal=True, block_table=table)
     check(o, q, k, v, rows, columns, causal=True)
