@@ -23,12 +23,13 @@ DEVICES = {"cpu": torch.device("cpu"), "triton": torch.device("cuda")}
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What all suites of one run share; say() tells the user what is being done."""
+    """What all suites of one run share; say() tells the user what is being done, keep() is given every row made."""
 
     target: str = "cpu"
     timer: Timer = field(default_factory=WallTimer)
     rounds: Rounds = field(default_factory=Rounds)
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+    keep: Callable[[Row], None] = lambda row: None
     peaks: Callable[[str, str], Mapping[str, Peak]] = peaks_for
     machine: dict[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -44,7 +45,9 @@ class Session:
         if isinstance(case, Case):
             values = {"dtype": case.dtype, "shape": tuple(case.shape)} | values
         values = {"machine": self.machine, "command": self.command, "revision": self.revision} | values
-        return Row(suite, str(case), impl, self.target, **values)
+        row = Row(suite, str(case), impl, self.target, **values)
+        self.keep(row)
+        return row
 
 
 def measure(suite: str, case: Case, implementations: Sequence[Implementation], session: Session) -> list[Row]:

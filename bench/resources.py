@@ -1,7 +1,11 @@
-"""Suite `resources`: what generated Triton kernels cost on each architecture, cross-compiled on any machine."""
+"""Suite `resources`: what generated Triton kernels cost on each architecture, cross-compiled on any machine.
+
+Dense kernels of every variant, and those for decoding, ragged and paged sequences of the first ones.
+"""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -9,6 +13,7 @@ import torch
 from ..ir.errors import TilewrightError
 from ..ir.spec import AttentionSpec
 from ..kernels.compiled import compile_spec
+from ..schedules.tuning import DENSE, SPLIT, SPLIT_PAGED
 from .cases import Case
 from .forward import case_of
 from .implementations import TILEWRIGHT
@@ -20,6 +25,8 @@ __all__ = ["ARCHITECTURES", "resource_cases", "resources"]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 HEAD_DIMS = (64, 128)
 VARIANTS = ("full", "causal", "window", "softcap", "alibi", "documents")
+FORMS = (SPLIT, SPLIT_PAGED, "flash_ragged", "flash_paged")  # beside the dense one
+FORM_VARIANTS = ("full", "causal")
 LENGTH = 128  # of the example tensors; kernels are the same for every length
 
 
@@ -39,20 +46,22 @@ def _rows(session: Session, case: Case) -> list[Row]:
     session.say(f"resources: {case}")
     spec = lift(case.variant.spec, case.inputs(torch.device("cpu")).tensors)
     rows = []
-    for arch in ARCHITECTURES:
-        name = f"{case.variant.name}-D{case.shape.D}-{case.dtype}-{arch}"
+    forms = (DENSE, *FORMS) if case.variant.name in FORM_VARIANTS else (DENSE,)
+    for form, arch in itertools.product(forms, ARCHITECTURES):
+        prefix = "" if form == DENSE else f"{form.removeprefix('flash_').replace('_', '-')}-"
+        name = f"{prefix}{case.variant.name}-D{case.shape.D}-{case.dtype}-{arch}"
         row = replace(session.row("resources", name, TILEWRIGHT, dtype=case.dtype), target="triton")
         try:
-            rows.append(replace(row, extra=_compiled(spec, arch)))
+            rows.append(replace(row, extra=_compiled(spec, arch, form)))
         except TilewrightError as error:
             rows.append(replace(row, error=str(error)))
     return rows
 
 
-def _compiled(spec: AttentionSpec, arch: str) -> dict[str, float]:
+def _compiled(spec: AttentionSpec, arch: str, form: str) -> dict[str, float]:
     from ..lowering.triton.report import compile_report
 
-    program = compile_spec(spec, "triton", arch).program
+    program = compile_spec(spec, "triton", arch, form=form).program
     (report,) = compile_report(program, arch)
     names = ("registers", "spills", "shared_bytes", "tensor_core_instructions", "warps", "stages")
     return {name: getattr(report, name) for name in names}

@@ -18,8 +18,12 @@ def one_case(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kernel_is_compiled_and_judged(one_case) -> None:
-    (row,) = resources.resources(Session(say=lambda text: None))
+    row, *others = resources.resources(Session(say=lambda text: None))
     assert (row.case, row.target, row.error) == ("full-D64-bf16-sm_90", "triton", None)
+    assert [other.case for other in others] == [
+        f"{form}-full-D64-bf16-sm_90" for form in ("split", "split-paged", "ragged", "paged")
+    ]
+    assert all(other.extra["spills"] == 0 and other.extra["tensor_core_instructions"] > 0 for other in others)
     assert row.extra["spills"] == 0
     assert 0 < row.extra["registers"] <= 255
     assert {verdict.goal.name: verdict.is_reached for verdict in verdicts([row])} == {
@@ -29,10 +33,11 @@ def test_a_kernel_is_compiled_and_judged(one_case) -> None:
 
 
 def test_what_does_not_compile_is_an_error_row(one_case, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(spec, arch):
+    def refuse(spec, arch, form):
         raise BuildError(f"no registers left on {arch}")
 
     monkeypatch.setattr(resources, "_compiled", refuse)
-    (row,) = resources.resources(Session(say=lambda text: None))
+    row, *others = resources.resources(Session(say=lambda text: None))
+    assert len(others) == 4
     assert (row.error, row.extra) == ("no registers left on sm_90", {})
-    assert verdicts([row]) == []
+    assert verdicts([row, *others]) == []

@@ -13,13 +13,13 @@ from tilewright.ir.parser import parse_program
 from tilewright.ir.program import Program
 from tilewright.ir.spec import AttentionSpec
 from tilewright.ir.transfer import Orchestration, transfer
-from tilewright.kernels.dtypes import as_array, to_torch
-from tilewright.kernels.oracle import distance, expect
+from tilewright.kernels.dtypes import to_torch
 from tilewright.kernels.references import reference_program
 from tilewright.lowering import TARGETS
 from tilewright.lowering.triton.interpreter import _worker, interpret
 from tilewright.lowering.triton.module import write_module
 from tilewright.lowering.triton.target import import_source
+from tilewright.schedules.tuning import SPLIT, choose
 
 from .test_triton import arguments
 from .variants import VARIANTS, Variant, check
@@ -262,7 +262,7 @@ def on_gpu(program: Program, tensors: Tensors, sizes: dict[str, int]) -> tuple[t
     return tuple(o.cpu() for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
-GPU = [(d, dtype, group) for d in (64, 128) for dtype in ("bf16", "f16") for group in (1, 3, 4)] + [(64, "f32", 2)]
+GPU = [(64, "bf16", 1), (128, "bf16", 3), (128, "f16", 4), (64, "f32", 2), (256, "bf16", 4)]
 NAMED = [f"D{d}-{dtype}-G{group}" for d, dtype, group in GPU]
 
 
@@ -278,7 +278,7 @@ def test_sequences_on_a_gpu(d: int, dtype: str, group: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", ["flash_paged", "flash_split_paged"])
-@pytest.mark.parametrize("page", [16, 64, 256])
+@pytest.mark.parametrize("page", [16, 256])
 @pytest.mark.parametrize(("d", "dtype", "group"), GPU, ids=NAMED)
 def test_pages_on_a_gpu(d: int, dtype: str, group: int, page: int, form: str) -> None:
     spec = VISIBLE["causal-bottom-right"].spec(d=d, dv=d, group=group, dtype=dtype)
@@ -286,7 +286,7 @@ def test_pages_on_a_gpu(d: int, dtype: str, group: int, page: int, form: str) ->
     tensors = drawn(spec, rows * len(lengths), sum(lengths), 2 * group)
     k, v, table = paged(tensors, lengths, page)
     q = tensors[0].reshape(len(lengths), rows, 2 * group, d)
-    program = program_of(form, spec, Orchestration((("m", 16), ("n", 64))), Page=page)
+    program = program_of(form, spec, Orchestration((("m", 16), ("n", 32))), Page=page)
     given = [q, k, v, table, torch.tensor(lengths, dtype=torch.int32)]
     o, lse = on_gpu(program, given, {"N": table.shape[1] * page})
     at = starts(lengths).tolist()
@@ -295,21 +295,18 @@ def test_pages_on_a_gpu(d: int, dtype: str, group: int, page: int, form: str) ->
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("columns", [1, 513, 5000, 40001])
 @pytest.mark.parametrize(("d", "dtype", "group"), GPU, ids=NAMED)
-def test_splits_on_a_gpu(d: int, dtype: str, group: int, columns: int) -> None:
+def test_splits_on_a_gpu(d: int, dtype: str, group: int) -> None:
     """Right, and the same bits at every launch: the order of arrival varies, the order of merging does not."""
     spec = VARIANTS["causal-bottom-right"].spec(d=d, dv=d, group=group, dtype=dtype)
-    tensors = arguments(spec, batch=2, heads=2 * group, rows=1, columns=columns)
-    program = program_of("flash_split", spec, Orchestration((("n", 64),)))
-    o, lse = on_gpu(program, tensors, {})
-    for _ in range(20):
-        again = on_gpu(program, tensors, {})
-        assert torch.equal(o, again[0])
-        assert torch.equal(lse, again[1])
-    expected = expect(None, spec, tensors)
-    assert distance(as_array(o), expected.o.exact) <= expected.o.budget
-    assert distance(as_array(lse), expected.lse.exact) <= expected.lse.budget
+    program = program_of("flash_split", spec, choose(spec, "triton", TARGETS["triton"].default_arch(), SPLIT))
+    for columns in (1, 513, 5000, 40001):
+        tensors = arguments(spec, batch=2, heads=2 * group, rows=1, columns=columns)
+        outputs = on_gpu(program, tensors, {})
+        for _ in range(20):
+            for one, other in zip(outputs, on_gpu(program, tensors, {}), strict=True):
+                assert torch.equal(one, other)
+        check(spec, tensors, outputs)
 
 
 @pytest.mark.gpu
