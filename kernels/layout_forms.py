@@ -44,9 +44,13 @@ def _without_clashes(spec: AttentionSpec, reference: Program) -> AttentionSpec:
     def renamed(expr: Expr) -> Expr:
         return transform(expr, lambda e: load(names[str(e.attr)], e.args, e.kind) if _is_of(e, names) else None)
 
+    def optional(expr: Expr | None) -> Expr | None:
+        return None if expr is None else renamed(expr)
+
     rule = spec.normaliser
-    parts = {part: getattr(rule, part) for part in ("sink", "weight", "after")}
-    normaliser = replace(rule, **{part: renamed(expr) for part, expr in parts.items() if expr is not None})
+    normaliser = replace(
+        rule, sink=optional(rule.sink), weight=optional(rule.weight), after=optional(rule.after)
+    )
     captured = tuple(replace(t, name=names.get(t.name, t.name)) for t in spec.captured)
     return replace(
         spec, captured=captured, score=renamed(spec.score), keep=renamed(spec.keep), normaliser=normaliser
