@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,18 @@ def test_indices_of_branches_not_taken_stay_inside() -> None:
     outputs = run(spec, inputs, sizes, CpuTarget().default_arch())
     scores = (inputs[0][:, :, :97] * inputs[1]).sum(-1) * 0.2 + table[0][None, :, None]
     np.testing.assert_allclose(outputs[1][:, :, :97].numpy(), scores.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_divisions_by_zero_that_nobody_uses_do_not_trap() -> None:
+    part = "f32(h // width[()] + (h + 7) % width[()])"  # used twice, so computed before the choice
+    score = f"s * 0.2 + where(width[()] > 0, {part} + sqrt({part}), 0.5)"
+    spec = Variant(score=score, captured="width: i32[()]").spec(d=16, group=1)
+    source = CpuTarget().lower(transfer(reference_program(), spec, choose(spec, "cpu", "portable")), "portable").source
+    assert re.search(r"const \w+ t\d* = .*floor_mod\(h \+ 7, .*floor_div\(h, ", source)
+    inputs, sizes = arguments(spec, SHAPES["B1-H2-M65-N200"])
+    for width in (0, 3):
+        inputs[3] = torch.tensor(width, dtype=torch.int32)
+        check(spec, inputs, run(spec, inputs, sizes, CpuTarget().default_arch()))
 
 
 def test_any_strides() -> None:
