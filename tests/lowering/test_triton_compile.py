@@ -129,6 +129,21 @@ def test_other_head_sizes_compile(d: int) -> None:
     assert found.tensor_core_instructions > 0
 
 
+SHARED_BYTES = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448}  # that a block may have
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", SHARED_BYTES)
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize(("d", "dv"), [(192, 128), (256, 256), (576, 512)])
+def test_wide_heads_fit_the_shared_memory(d: int, dv: int, dtype: str, arch: str) -> None:
+    score, keep, captured = VARIANTS["causal"]
+    text = SPEC.replace("Dv={d}", "Dv={dv}").format(d=d, dv=dv, t=dtype, score=score, keep=keep, captured=captured)
+    spec = parse_spec(text)
+    (found,) = compile_report(transfer(reference_program(), spec, choose(spec, "triton", arch)), arch)
+    assert found.shared_bytes <= SHARED_BYTES[arch]
+
+
 def test_warps_and_stages_of_the_text_are_those_of_the_kernel() -> None:
     text = str(program_of("full", 64, "sm_90"))
     text = text.replace('order="longest_first"', 'order="longest_first", warps=2').replace(
