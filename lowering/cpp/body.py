@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ...ir.dtypes import Kind
@@ -37,6 +38,15 @@ from .storage import C_TYPE, LANES, is_packing, round_up
 from .sweeps import Frame, RunWriter
 
 
+@dataclass(frozen=True, slots=True)
+class Upcoming:
+    """A load whose rows will be read next: from row `skip` of the current tile on, C++ text of how many."""
+
+    load: Load
+    skip: int
+    rows: str
+
+
 @dataclass(slots=True)
 class BodyWriter:
     """Writes the statements of one grid. `declared`: buffers that already have memory."""
@@ -49,6 +59,7 @@ class BodyWriter:
     ragged: frozenset[str] = frozenset()
     declared: set[str] = field(default_factory=set)
     deferred: dict[str, Load] = field(default_factory=dict)  # loads that a packing store carries out
+    upcoming: dict[str, Upcoming] = field(default_factory=dict)  # what is read after a streamed right operand
 
     def body(self, statements: tuple[Statement, ...]) -> None:
         """Every statement, runs fused."""
@@ -369,13 +380,35 @@ def _multiply(w: BodyWriter, s: Gemm, scale: str) -> None:
     have, rows = w.valid(along[0]), w.valid(row)
     left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
     dtype = C_TYPE[storage.operand[s.left]]
+    after = _after(w, s.right)
     if storage.right[s.right] == "rows":
         into = "false" if s.into is None else "true"
-        w.add(f"multiply_rows<{size}, {dtype}, {into}>({left}, {right}, {have}, {scale}, {name}, {rows});")
+        w.add(f"multiply_rows<{size}, {dtype}, {into}>({left}, {right}, {have}, {scale}, {name}, {rows}{after});")
     elif s.into is None:
-        w.add(f"multiply_columns<{size}, {dtype}>({left}, {right}, {have}, {name}, {rows});")
+        w.add(f"multiply_columns<{size}, {dtype}>({left}, {right}, {have}, {name}, {rows}{after});")
     else:
         raise LoweringError(f"{print_statement(s)}: the cpu target adds a product of columns in memory to nothing")
+
+
+def _after(w: BodyWriter, right: str) -> str:
+    """The argument that names what is read after a streamed operand; nothing where that is not known."""
+    found = w.upcoming.get(right)
+    if found is None:
+        return ""
+    width = w.frame.shapes.extent(w.frame.shapes.ref_axes(found.load.source)[1])
+    return f", upcoming<{width}>({w.rows_of(found.load)[0]}, {found.skip}, {found.rows})"
+
+
+def _upcoming(w: BodyWriter, s: TileLoop, loop: LoopWriter) -> dict[str, Upcoming]:
+    """Of a loop's streamed operands each is followed by the next one of its tile, the last by the next tile's first."""
+    loads = [x for x in s.body if isinstance(x, Load) and x.name in w.frame.storage.streamed]
+    loads = [load for load in loads if w.frame.shapes.ref_axes(load.source)[0] == s.name]
+    loads = [load for load in loads if not is_scattered(load.source, load.where, w.frame.shapes)]
+    if not loads or s.order == "descending":
+        return {}
+    n = identifier(s.name)
+    last = Upcoming(loads[0], s.tiles.tile, f"{n} + 1 < {loop.end} ? {s.tiles.tile} : 0")
+    return {this.name: Upcoming(load, 0, f"{n}_rows") for this, load in pairwise(loads)} | {loads[-1].name: last}
 
 
 def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
@@ -387,6 +420,7 @@ def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
     before = w.ragged, set(w.declared)
     w.ragged = w.ragged | {s.name} if s.part != "full" or domain is None else w.ragged - {s.name}
     loop.bounds()
+    w.upcoming |= _upcoming(w, s, loop)
     w.depth += 1
     if s.stages > 1:
         _pipelined(w, s, loop)

@@ -106,6 +106,11 @@ class LoopWriter:
             return f"{find}({low})", f"{{}} < {high}", f"{find}({{}} + 1)"
         return f"{find}({high} - 1)", f"{{}} >= {low}", f"{find}({{}} - 1)"
 
+    @property
+    def end(self) -> str:
+        """C++ text of the number after the last tile."""
+        return self._range()[1]
+
     def _rises(self) -> bool:
         return self.loop.order != "descending"
 

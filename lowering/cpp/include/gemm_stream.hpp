@@ -30,16 +30,16 @@ template <class T, class Work> bool streamed(const Places<const T>& b, int have,
 }
 
 // c[M][N] = a[M][D] b^T for a right matrix of N rows in the caller's memory, of which `have` exist. The first
-// `rows` rows of c are wanted. The left matrix has rows of padded_depth<P>(D) elements.
-template <int M, int N, int D, class P, class E, class X>
-void multiply_columns(const E* a, const X& b, int have, float* c, int rows) {
+// `rows` rows of c are wanted. The left matrix has rows of padded_depth<P>(D) elements. `next`: what is read next.
+template <int M, int N, int D, class P, class E, class X, class Next = Nothing>
+void multiply_columns(const E* a, const X& b, int have, float* c, int rows, const Next& next = {}) {
     static_assert(M == 16, "few rows");
     constexpr int DEPTH = padded_depth<P>(D);
     const auto stream = [&](const auto& lies) {
         using T = typename std::decay_t<decltype(lies)>::Element;
         if constexpr (TILED_ROWS<E, T> != NEVER)
-            if (rows >= TILED_ROWS<E, T>) return tile_dots<N, D, DEPTH>(a, lies, have, c, rows);
-        stream_dots<N, D, DEPTH>(a, lies, have, c, rows);
+            if (rows >= TILED_ROWS<E, T>) return tile_dots<N, D, DEPTH>(a, lies, have, c, rows, next);
+        stream_dots<N, D, DEPTH>(a, lies, have, c, rows, next);
     };
     if (streamed(b, have, stream)) return;
     alignas(64) E panels[DEPTH * N];
@@ -48,15 +48,15 @@ void multiply_columns(const E* a, const X& b, int have, float* c, int rows) {
 }
 
 // c[M][D] = (INTO ? c * scale[row] : 0) + p[M][N] b for a right matrix in the caller's memory.
-template <int M, int N, int D, class P, bool INTO, class E, class X>
-void multiply_rows(const E* p, const X& b, int have, const float* scale, float* c, int rows) {
+template <int M, int N, int D, class P, bool INTO, class E, class X, class Next = Nothing>
+void multiply_rows(const E* p, const X& b, int have, const float* scale, float* c, int rows, const Next& next = {}) {
     static_assert(M == 16, "few rows");
     constexpr int DEPTH = padded_depth<P>(N), WIDTH = round_up(D, 16);
     const auto stream = [&](const auto& lies) {
         using T = typename std::decay_t<decltype(lies)>::Element;
         if constexpr (TILED_ROWS<E, T> != NEVER)
-            if (rows >= TILED_ROWS<E, T>) return tile_sums<D, DEPTH, INTO>(p, lies, have, scale, c, rows);
-        stream_sums<D, DEPTH, INTO>(p, lies, have, scale, c, rows);
+            if (rows >= TILED_ROWS<E, T>) return tile_sums<D, DEPTH, INTO>(p, lies, have, scale, c, rows, next);
+        stream_sums<D, DEPTH, INTO>(p, lies, have, scale, c, rows, next);
     };
     if (streamed(b, have, stream)) return;
     alignas(64) E panels[DEPTH * WIDTH];

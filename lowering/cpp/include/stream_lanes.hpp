@@ -9,7 +9,7 @@
 namespace tw {
 
 // How far ahead of its use a row is asked for: bytes of rows that are processed in between.
-constexpr int AHEAD_BYTES = 4096;
+constexpr int AHEAD_BYTES = 2048;
 // Sums of weighted rows that stay in registers.
 #if defined(__AVX512F__)
 constexpr int MIX_SUMS = 16;
@@ -38,9 +38,28 @@ template <class T> struct Listed {
     Listed from(long d) const { return {rows, count, first + d}; }
 };
 
-template <int COLUMNS, class T> inline void prefetch_row(const T* p) {
+template <int COLUMNS, int LEVEL = 3, class T> inline void prefetch_row(const T* p) {
     TW_UNROLL for (int at = 0; at < COLUMNS * int(sizeof(T)); at += 64)
-        __builtin_prefetch(reinterpret_cast<const char*>(p) + at);
+        __builtin_prefetch(reinterpret_cast<const char*>(p) + at, 0, LEVEL);
+}
+
+// What is read after the matrix at hand, row for row, brought into the second-level cache meanwhile: memory is then
+// busy all the time, and not only while the product that needs it runs.
+struct Nothing {
+    void fetch(int) const {}
+    Nothing none() const { return {}; }
+};
+template <int COLUMNS, class T> struct Upcoming {
+    const T* data;
+    long stride;
+    int rows;
+    void fetch(int r) const {
+        if (r < rows) prefetch_row<COLUMNS, 2>(data + r * stride);
+    }
+    Upcoming none() const { return {data, stride, 0}; }
+};
+template <int COLUMNS, class T> Upcoming<COLUMNS, T> upcoming(const Rows<const T>& b, int skip, int rows) {
+    return {b.row(skip), b.row_stride, b.column_stride == 1 ? rows : 0};
 }
 
 // Sums of products of vectors of STEP elements of a row q as the left matrix holds it and of a row k as it lies.
@@ -73,15 +92,15 @@ template <int D, class E, class T> inline vf dot_row(const E* q, const T* k) {
 }
 
 // c[rows][N] = a[rows][D] b^T for the first `have` of N rows of b; zero beyond. a has rows of LDA elements.
-template <int N, int D, int LDA, class E, class X>
-void stream_dots(const E* a, const X& b, int have, float* c, int rows) {
+template <int N, int D, int LDA, class E, class X, class Next>
+void stream_dots(const E* a, const X& b, int have, float* c, int rows, const Next& next) {
     constexpr int AHEAD = round_up(AHEAD_BYTES / (D * int(sizeof(typename X::Element))), W);
     for (int n = 0; n < N; n += W) {
         if (n >= have) {
             for (int r = 0; r < rows; ++r) store(c + r * N + n, vf(0.0f));
             continue;
         }
-        TW_UNROLL for (int i = 0; i < W; ++i) prefetch_row<D>(b.ahead(n + AHEAD + i));
+        TW_UNROLL for (int i = 0; i < W; ++i) prefetch_row<D>(b.ahead(n + AHEAD + i)), next.fetch(n + i);
         for (int r = 0; r < rows; ++r) {
             vf x[W];
             const E* q = a + r * LDA;
@@ -146,8 +165,8 @@ template <> struct Mix<bf16, bf16> {
 
 // c[ROWS][PARTS spans] = (INTO ? c * scale[row] : 0) + p[ROWS][have] b, all sums in registers. Of the columns
 // from b's first on, `columns` exist; c has rows of LDC floats, of which `vectors` vectors are written.
-template <int ROWS, int PARTS, int LDP, int LDC, bool INTO, class E, class B>
-inline void mix_block(const E* p, const B& b, int have, int columns, const float* scale, float* c, int vectors) {
+template <int ROWS, int PARTS, int LDP, int LDC, bool INTO, class E, class B, class Next>
+inline void mix_block(const E* p, const B& b, int have, int columns, const float* scale, float* c, int vectors, const Next& next) {
     using T = typename B::Element;
     using X = Mix<E, T>;
     constexpr int SUMS = PARTS * X::count, AHEAD = AHEAD_BYTES / (PARTS * X::span * int(sizeof(T)));
@@ -172,7 +191,8 @@ inline void mix_block(const E* p, const B& b, int have, int columns, const float
     int n = 0;
     if (columns >= PARTS * X::span)
         for (; n + X::step <= have; n += X::step) {
-            TW_UNROLL for (int i = 0; i < X::step; ++i) prefetch_row<PARTS * X::span>(b.ahead(n + AHEAD + i));
+            TW_UNROLL for (int i = 0; i < X::step; ++i)
+                prefetch_row<PARTS * X::span>(b.ahead(n + AHEAD + i)), next.fetch(n + i);
             add(n, X::step, std::true_type());
         }
     for (; n < have; n += X::step) add(n, have - n < X::step ? have - n : X::step, std::false_type());
@@ -184,27 +204,27 @@ inline void mix_block(const E* p, const B& b, int have, int columns, const float
 }
 
 // All rows for some columns, as many rows at once as there are registers for.
-template <int PARTS, int LDP, int LDC, bool INTO, class E, class B>
-inline void mix_columns(const E* p, const B& b, int have, int columns, const float* scale, float* c, int vectors, int rows) {
+template <int PARTS, int LDP, int LDC, bool INTO, class E, class B, class Next>
+inline void mix_columns(const E* p, const B& b, int have, int columns, const float* scale, float* c, int vectors, int rows, const Next& next) {
     constexpr int FIT = MIX_SUMS / (PARTS * Mix<E, typename B::Element>::count), ROWS = FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
     int r = 0;
     for (; r + ROWS <= rows; r += ROWS)
-        mix_block<ROWS, PARTS, LDP, LDC, INTO>(p + r * LDP, b, have, columns, scale + r, c + r * LDC, vectors);
+        mix_block<ROWS, PARTS, LDP, LDC, INTO>(p + r * LDP, b, have, columns, scale + r, c + r * LDC, vectors, r ? next.none() : next);
     for (; r < rows; ++r)
-        mix_block<1, PARTS, LDP, LDC, INTO>(p + r * LDP, b, have, columns, scale + r, c + r * LDC, vectors);
+        mix_block<1, PARTS, LDP, LDC, INTO>(p + r * LDP, b, have, columns, scale + r, c + r * LDC, vectors, r ? next.none() : next);
 }
 
 // c[rows][round_up(D, 16)] = (INTO ? c * scale[row] : 0) + p[rows][have] b.
-template <int D, int LDP, bool INTO, class E, class B>
-void stream_sums(const E* p, const B& b, int have, const float* scale, float* c, int rows) {
+template <int D, int LDP, bool INTO, class E, class B, class Next>
+void stream_sums(const E* p, const B& b, int have, const float* scale, float* c, int rows, const Next& next) {
     using X = Mix<E, typename B::Element>;
     constexpr int LDC = round_up(D, 16), PARTS = round_up(D, X::span) / X::span, MOST = MIX_SUMS / X::count;
     constexpr int WHOLE = PARTS / MOST * MOST, REST = PARTS - WHOLE;
     for (int d = 0; d < WHOLE * X::span; d += MOST * X::span)
-        mix_columns<MOST, LDP, LDC, INTO>(p, b.from(d), have, D - d, scale, c + d, (LDC - d) / W, rows);
+        mix_columns<MOST, LDP, LDC, INTO>(p, b.from(d), have, D - d, scale, c + d, (LDC - d) / W, rows, d ? next.none() : next);
     if constexpr (REST != 0) {
         constexpr int d = WHOLE * X::span;
-        mix_columns<REST, LDP, LDC, INTO>(p, b.from(d), have, D - d, scale, c + d, (LDC - d) / W, rows);
+        mix_columns<REST, LDP, LDC, INTO>(p, b.from(d), have, D - d, scale, c + d, (LDC - d) / W, rows, d ? next.none() : next);
     }
 }
 

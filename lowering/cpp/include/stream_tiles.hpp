@@ -8,9 +8,10 @@
 
 namespace tw {
 
-template <int N, int D, int LDA, class X> void tile_dots(const bf16* a, const X& b, int have, float* c, int rows);
-template <int D, int LDP, bool INTO, class X>
-void tile_sums(const bf16* p, const X& b, int have, const float* scale, float* c, int rows);
+template <int N, int D, int LDA, class X, class Next>
+void tile_dots(const bf16* a, const X& b, int have, float* c, int rows, const Next& next);
+template <int D, int LDP, bool INTO, class X, class Next>
+void tile_sums(const bf16* p, const X& b, int have, const float* scale, float* c, int rows, const Next& next);
 
 #if defined(__AMX_BF16__)
 
@@ -41,8 +42,8 @@ inline long even_stride(const Listed<bf16>& b, long n) {
 }
 
 // c[rows][N] = a[16][D] b^T for the first `have` of N rows of b.
-template <int N, int D, int LDA, class X>
-void tile_dots(const bf16* a, const X& b, int have, float* c, int rows) {
+template <int N, int D, int LDA, class X, class Next>
+void tile_dots(const bf16* a, const X& b, int have, float* c, int rows, const Next& next) {
     static_assert(N % 16 == 0 && LDA % 32 == 0, "pad keys to 16, depth to 32");
     constexpr int CHUNKS = LDA / 32, HELD = CHUNKS < 4 ? CHUNKS : 4, WHOLE = D / 32;
     constexpr int AHEAD = round_up(AHEAD_BYTES / (D * 2), 16);
@@ -66,7 +67,7 @@ void tile_dots(const bf16* a, const X& b, int have, float* c, int rows) {
     for (int n = 0; n < N; n += 16) {
         if (n < have) {
             const long stride = n + 16 <= have ? even_stride(b, n) : 0;
-            TW_UNROLL for (int i = 0; i < 16; ++i) prefetch_row<D>(b.ahead(n + AHEAD + i));
+            TW_UNROLL for (int i = 0; i < 16; ++i) prefetch_row<D>(b.ahead(n + AHEAD + i)), next.fetch(n + i);
             const auto copy = [&](int k) {
                 for (int i = 0; i < 16; ++i) _mm512_store_si512(edge + (k * 16 + i) * 32, row_part<D>(b, n + i, have, k * 32));
                 return edge + k * 16 * 32;
@@ -94,8 +95,8 @@ void tile_dots(const bf16* a, const X& b, int have, float* c, int rows) {
 
 // 64 columns from b's first on: c[rows][64] = (INTO ? c * scale[row] : 0) + p[16][have] b; `columns` exist, and c
 // has rows of LDC floats, of which `vectors` vectors are written.
-template <int COLS, int LDP, int LDC, bool INTO, class X>
-void tile_sums_block(const bf16* p, const X& b, int have, int columns, const float* scale, float* c, int vectors, int rows) {
+template <int COLS, int LDP, int LDC, bool INTO, class X, class Next>
+void tile_sums_block(const bf16* p, const X& b, int have, int columns, const float* scale, float* c, int vectors, int rows, const Next& next) {
     constexpr int AHEAD = AHEAD_BYTES / (COLS * 32), PARTS = COLS / 2;
     alignas(64) bf16 pairs[2][COLS * 16 * 32];
     alignas(64) float sums[COLS][16 * 16];
@@ -109,7 +110,8 @@ void tile_sums_block(const bf16* p, const X& b, int have, int columns, const flo
         bf16* to = pairs[n / 32 % 2];
         if (n + 32 <= have && columns >= PARTS * 32)
             for (int i = 0; i < 16; ++i) {
-                prefetch_row<PARTS * 32>(b.ahead(n + AHEAD + 2 * i)), prefetch_row<PARTS * 32>(b.ahead(n + AHEAD + 2 * i + 1));
+                TW_UNROLL for (int r = n + 2 * i; r < n + 2 * i + 2; ++r)
+                    prefetch_row<PARTS * 32>(b.ahead(r + AHEAD)), next.fetch(r);
                 TW_UNROLL for (int d = 0; d < PARTS; ++d) {
                     const __m512i first = _mm512_loadu_si512(b.row(n + 2 * i) + d * 32);
                     const __m512i second = _mm512_loadu_si512(b.row(n + 2 * i + 1) + d * 32);
@@ -151,12 +153,12 @@ void tile_sums_block(const bf16* p, const X& b, int have, int columns, const flo
         }
 }
 
-template <int D, int LDP, bool INTO, class X>
-void tile_sums(const bf16* p, const X& b, int have, const float* scale, float* c, int rows) {
+template <int D, int LDP, bool INTO, class X, class Next>
+void tile_sums(const bf16* p, const X& b, int have, const float* scale, float* c, int rows, const Next& next) {
     constexpr int LDC = round_up(D, 16), WHOLE = D / 64 * 64;
-    for (int d = 0; d < WHOLE; d += 64) tile_sums_block<4, LDP, LDC, INTO>(p, b.from(d), have, 64, scale, c + d, 4, rows);
+    for (int d = 0; d < WHOLE; d += 64) tile_sums_block<4, LDP, LDC, INTO>(p, b.from(d), have, 64, scale, c + d, 4, rows, d ? next.none() : next);
     if constexpr (WHOLE != D)
-        tile_sums_block<(D - WHOLE > 32 ? 4 : 2), LDP, LDC, INTO>(p, b.from(WHOLE), have, D - WHOLE, scale, c + WHOLE, (LDC - WHOLE) / W, rows);
+        tile_sums_block<(D - WHOLE > 32 ? 4 : 2), LDP, LDC, INTO>(p, b.from(WHOLE), have, D - WHOLE, scale, c + WHOLE, (LDC - WHOLE) / W, rows, WHOLE ? next.none() : next);
 }
 
 #endif
