@@ -9,7 +9,7 @@ from typing import Any
 
 from ...ir.dtypes import DType, Kind
 from ...ir.expr import Expr, Op, free_vars, transform, var, walk
-from ...ir.printer import ATOM, COMPARE, TERM, Path
+from ...ir.printer import COMPARE, TERM, Path
 from ...ir.program import Alloc, Gemm, Grid, ReduceAdd, Statement, TileLoop, Tiles, statements
 from ...ir.shapes import TileType
 from ...ir.sharing import shared_parts
@@ -174,14 +174,13 @@ class KernelWriter:
         if tile in self._extents or not is_run_time(extent, self.context.sizes):
             return
         name = self.given(("extent", tile), f"{tile}_extent")
-        self.line(f"{name} = {self.short_text(extent, path)}")
+        self.line(*statement_lines(f"{name} = ", self.short_text(extent, path)))
         self._extents[tile] = var(name)
 
     def short_text(self, value: Expr, path: Path) -> str:
         """Text of an integer scalar in 32 bits."""
-        is_long = self._is_long(value)
-        text = self.text(value, (), path, ATOM if is_long else 0)
-        return f"{text}.to(tl.int32)" if is_long else text
+        text = self.text(value, (), path)
+        return f"tl.cast({text}, tl.int32)" if self._is_long(value) else text
 
     def _is_long(self, value: Expr) -> bool:
         """Whether an integer has elements of 64 bits, or variables of 64 bits outside of the indices of elements."""

@@ -213,6 +213,29 @@ def test_counters_are_zero_again() -> None:
     assert torch.equal(counters, torch.zeros(2 * 1 * 2, dtype=torch.int32))
 
 
+def _launched(text: str, tensors: Tensors, sizes: dict[str, int]) -> Tensors:
+    program = parse_program(text)
+    launch = TARGETS["triton"].load(TARGETS["triton"].lower(program, "sm_90"), program)
+    made = {**dict(program.sizes), **sizes}
+    outputs = [
+        torch.empty([d if isinstance(d, int) else made[d] for d in p.dims], dtype=to_torch(p.dtype))
+        for p in program.params
+        if p.is_output
+    ]
+    launch([*tensors, *outputs], sizes)
+    return outputs
+
+
+def test_a_launch_takes_sizes_that_no_input_has() -> None:
+    """The target's launch, as kernels use it: every size by name, outputs allocated by the caller."""
+    spec = VISIBLE["window"].spec(d=16, dv=16, group=2)
+    tensors = drawn(spec, sum(ROWS), sum(COLUMNS), 2)
+    sizes = {"B": len(ROWS), "M": 32, "N": 64, "Hq": 2, "Hkv": 1, "Tq": sum(ROWS), "Tk": sum(COLUMNS), "Starts": len(ROWS) + 1}
+    given = [*tensors, starts(ROWS), starts(COLUMNS)]
+    outputs = _worker().submit(_launched, str(program_of("flash_ragged", spec)), given, sizes).result()
+    check_ragged(spec, tuple(outputs), tensors)
+
+
 def test_counters_are_kept_for_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = import_source(write_module(split_program(VARIANTS["full"].spec()), "sm_90").source)
     stream, device, is_captured = type("Stream", (), {"cuda_stream": 7})(), torch.device("cuda:0"), False
