@@ -111,7 +111,7 @@ def _masked(mask: Mask) -> Callable[..., Tensor]:
     def spec(q: Tensor, k: Tensor, v: Tensor, *captured: Tensor) -> Tensor:
         i = torch.arange(q.shape[2], device=q.device)[:, None]
         j = torch.arange(k.shape[2], device=q.device)
-        scores = q @ k.mT * q.shape[-1] ** -0.5
+        scores: Tensor = q @ k.mT * q.shape[-1] ** -0.5
         return scores.masked_fill(~mask(i, j, *captured), float("-inf")).softmax(-1) @ v
 
     return spec

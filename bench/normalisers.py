@@ -16,7 +16,7 @@ DROPPED = 0.1
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    return q @ k.mT * q.shape[-1] ** -0.5
+    return torch.matmul(q, k.mT) * float(q.shape[-1] ** -0.5)
 
 
 def _future(scores: Tensor) -> Tensor:

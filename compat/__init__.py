@@ -1,6 +1,7 @@
 """Interfaces that users already call, served by Tilewright's kernels: FlexAttention, flash-attn, Hugging Face.
 
-Each module keeps the names, signatures and results of the interface it is called after; docs/compat.md lists every argument.
+Each module keeps the names, signatures and results of the interface it is called after;
+docs/compat.md lists every argument.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Neighbourhood attention (Hassani et al., 2023) in two dimensions: a pixel sees those at most 3 rows and columns off."""
+"""Neighbourhood attention (Hassani et al., 2023) in two dimensions: a pixel sees those at most 3 rows, 3 columns off."""
 
 import torch
 from torch import Tensor

@@ -199,7 +199,7 @@ def _paged(compiled: Compiled, drawn: Sequence[Tensor], batch: Batch) -> list[di
         for cache, x in zip(caches, (k, v), strict=True):
             whole = x.new_full((pages * PAGE, x.shape[1], x.shape[3]), float("nan"))
             whole[:n] = x[b, :, :n].transpose(0, 1)
-            cache[table[b].to(x.device)] = whole.unflatten(0, (pages, PAGE))
+            cache[table[b].to(x.device)] = whole.reshape(pages, PAGE, *whole.shape[1:])
     lengths = torch.tensor([n for _, n in batch.pairs], dtype=torch.int32)
     tables = [table.to(torch.int32).to(q.device), lengths.to(q.device)]
     outputs = _run(compiled, [q.transpose(1, 2), *caches, *drawn[3:], *tables], batch)

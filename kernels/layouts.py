@@ -25,7 +25,7 @@ from .layout_forms import compile_layout
 from .layout_reads import Reads
 from .layout_verification import verify_layout
 from .options import Options
-from .plan import Bindable, refuse_grad
+from .plan import bind_launch, refuse_grad
 from .specialisers import trace
 from .verification import Subject
 
@@ -140,11 +140,7 @@ class LayoutKernel:
         key = (id(compiled), sizes["M"], sizes["N"], tuple([(t.shape, t.stride()) for t in tensors]))
         plan = self._plans.get(key)
         if plan is None:
-            launch = compiled.launch()
-            if isinstance(launch, Bindable):
-                plan = launch.bind(tensors, sizes, len(tensors))
-            else:
-                plan = lambda given: launch(given, sizes)  # noqa: E731
+            plan = bind_launch(compiled.launch(), tensors, sizes, len(tensors))
             with self._lock:
                 if len(self._plans) >= MAX_PLANS:
                     self._plans.clear()

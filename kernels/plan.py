@@ -9,12 +9,13 @@ from typing import NoReturn, Protocol, runtime_checkable
 import torch
 
 from ..ir.errors import DeviceError, DTypeError, ShapeError, UnsupportedSpec
+from ..lowering.target import Launch
 from .arguments import bind_sizes, check_device
 from .bounds import check_accesses, index_sources, range_of
 from .compiled import Compiled
 from .dtypes import to_torch
 
-__all__ = ["Output", "Plan", "make_plan", "refuse_capture", "refuse_grad"]
+__all__ = ["Output", "Plan", "bind_launch", "make_plan", "refuse_capture", "refuse_grad"]
 
 Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 Tensors = tuple[torch.Tensor, ...]
@@ -29,6 +30,12 @@ class Bindable(Protocol):
     def bind(self, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int], given: int) -> Run:
         """A launch for tensors laid out like these; it is given the first `given` of them, and the others, which
         are outputs, go to memory that nobody reads."""
+
+
+def bind_launch(launch: Launch, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int], given: int) -> Run:
+    """`launch` for tensors laid out like these, as Bindable says, whether or not it can do anything beforehand."""
+    bindable: object = launch
+    return bindable.bind(tensors, sizes, given) if isinstance(bindable, Bindable) else lambda each: launch(each, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +119,12 @@ def make_plan(compiled: Compiled, tensors: Tensors, return_lse: bool, out: torch
     if 0 in (sizes["B"], sizes["Hq"], sizes["M"]):
         return Plan(None, outputs, lse, checked)
     launch = compiled.launch()
-    if not isinstance(launch, Bindable):
-        return Plan(lambda given: launch(given, sizes), outputs, lse, checked)
-    wanted = outputs if return_lse else outputs[:1]
+    wanted = outputs if return_lse or not hasattr(launch, "bind") else outputs[:1]
     written = [torch.empty(output.shape, dtype=output.dtype, device="meta") for output in outputs]
     if out is not None:
         written[0] = out
-    return Plan(launch.bind((*tensors, *written), sizes, len(tensors) + len(wanted)), wanted, lse, checked)
+    run = bind_launch(launch, (*tensors, *written), sizes, len(tensors) + len(wanted))
+    return Plan(run, wanted, lse, checked)
 
 
 def _outputs(compiled: Compiled, sizes: Mapping[str, int], device: torch.device) -> Tensors:

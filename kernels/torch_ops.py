@@ -83,7 +83,7 @@ def call_through_op(runner: Runner, tensors: Tensors, sizes: Sequence[int] = ())
 
 # Private names of torch, gathered here: each costs a fraction of a microsecond, and every eager call asks.
 _mode_depth = torch._C._len_torch_dispatch_stack
-_transforms = torch._C._functorch.peek_interpreter_stack  # type: ignore[attr-defined]
+_transforms = torch._C._functorch.peek_interpreter_stack
 _is_any_autocast = torch._C._is_any_autocast_enabled
 _is_dynamo = torch.compiler.is_dynamo_compiling
 
@@ -146,8 +146,10 @@ def _load_kept(key: str) -> Runner:
 
 # The operator
 
-_library = torch.library.Library("tilewright", "DEF")
-_library.define("call(str key, Tensor[] tensors, SymInt[] sizes) -> Tensor[]", tags=(torch.Tag.pt2_compliant_tag,))
+_library = torch.library.Library("tilewright", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "call(str key, Tensor[] tensors, SymInt[] sizes) -> Tensor[]", tags=(torch.Tag.pt2_compliant_tag,)
+)
 
 
 @functools.partial(_library.impl, "call", dispatch_key="CompositeExplicitAutograd")

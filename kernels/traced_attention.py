@@ -40,7 +40,7 @@ class Options:
     has_mask: bool
 
 
-class TracedAttention(BaseHOP):  # type: ignore[misc]
+class TracedAttention(BaseHOP):
     """hop(subgraph, *operands, options) -> o, lse, and tensors that nobody reads."""
 
     def __init__(self) -> None:

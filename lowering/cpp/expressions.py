@@ -290,5 +290,6 @@ default delete do double else enum explicit export extern false float for friend
 namespace new noexcept not nullptr operator or private protected public register return short signed sizeof static
 struct switch template this throw true try typedef typeid typename union unsigned using virtual void volatile while
 xor a vf vi vm W tw load store gather select fma iota lanes element gemm values threads std main r u c out
+Tensor Blocks Arena Reader Rows Places
 """
 CPP_WORDS = frozenset(WORDS.split())
