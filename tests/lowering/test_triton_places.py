@@ -27,7 +27,9 @@ from .variants import VARIANTS, Variant, check
 TILES = Orchestration((("m", 16), ("n", 16)))
 ROWS, COLUMNS = [5, 0, 19, 1], [7, 3, 36, 0]
 KINDS = ("causal-bottom-right", "softcap", "alibi", "sink", "sigmoid")
-VISIBLE = {**VARIANTS, "window": Variant(keep="(j <= i + N - M) & (i + N - M - j < 20)")}
+# The last row sees the last column, so that what lies behind it would be seen as well.
+VISIBLE = {name: replace(v, keep="j <= i + N - M") if v.keep == "j <= i" else v for name, v in VARIANTS.items()}
+VISIBLE |= {"window": Variant(keep="(j <= i + N - M) & (i + N - M - j < 20)")}
 Tensors = list[torch.Tensor]
 
 
