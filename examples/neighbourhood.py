@@ -1,4 +1,4 @@
-"""Neighbourhood attention (Hassani et al., 2023) in two dimensions: a pixel sees those at most 3 rows, 3 columns off."""
+"""Neighbourhood attention (Hassani et al., 2023) in two dimensions: a pixel sees those within 3 rows and columns."""
 
 import torch
 from torch import Tensor
