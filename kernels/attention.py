@@ -28,7 +28,6 @@ from .torch_ops import is_recorded
 __all__ = ["attention"]
 
 MAX_KERNELS = 256
-LEAST = -3e38  # a score that leaves its key out
 
 _kernels: dict[Hashable, tuple[Kernel, Formula]] = {}
 _lock = threading.Lock()
@@ -124,17 +123,10 @@ class Formula:
         scores = (q @ k.transpose(-1, -2)) * scale
         index = [torch.arange(size, device=scores.device) for size in scores.shape]
         if score_mod is not None:
-            scores = _whole(mapped(score_mod, index, scores))
+            scores = mapped(score_mod, index, scores)
         if mask_mod is not None:
             scores = torch.where(mapped(mask_mod, index), scores, float("-inf"))
         return torch.softmax(scores, dim=-1).to(v.dtype) @ v
-
-
-def _whole(scores: torch.Tensor) -> torch.Tensor:
-    """The same scores, bounded below: what a row adds to all counts in lse, so it must not cancel."""
-    if scores.dtype == torch.float16:
-        scores = scores.float()
-    return torch.clamp(scores, min=LEAST)
 
 
 def _new_kernel(key: Hashable, pair: Pair, is_scale_default: bool) -> tuple[Kernel, Formula]:

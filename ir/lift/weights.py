@@ -76,8 +76,11 @@ class NormalForm:
         """exp(x - m) -> exp(x) / exp(m); exp(x - log(z)) -> exp(x) / z."""
         inside: list[Expr] = []
         result = Factors()
-        for term, factor in terms(simplify(exponent), scale, self.depends):
-            if self.depends(term) or term.op is Op.CONST or is_masking(term):
+        parts = terms(simplify(exponent), scale, self.depends)
+        is_score = any(self.depends(term) for term, _ in parts)
+        for term, factor in parts:
+            stays = (is_score and not self._is_reduced(term)) or term.op is Op.CONST or is_masking(term)
+            if self.depends(term) or stays:
                 inside.append(_scaled(term, factor))
             elif term.op is Op.LOG and abs(factor) == 1.0:
                 one = self.of_factor(term.args[0])
@@ -92,6 +95,10 @@ class NormalForm:
         for term in inside[1:]:
             total = apply(Op.ADD, total, term)
         return Factors([apply(Op.EXP, simplify(total))]) * result
+
+    def _is_reduced(self, e: Expr) -> bool:
+        """Whether an addend comes from a maximum or a sum; what a row adds of itself stays: it counts in lse."""
+        return any(node in self.t.reductions for node in walk(e))
 
     def _gate(self, e: Expr) -> Factors:
         """sigmoid(log(z) - y) -> z / (z + exp(y))."""

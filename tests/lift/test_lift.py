@@ -130,3 +130,16 @@ def test_the_check_finds_a_wrong_spec():
     wrong = dataclasses.replace(spec, score=spec.score * 1.01)
     with pytest.raises(UnsupportedSpec, match="the lifted form of textbook differs from the function"):
         check_lifted(VARIANTS["textbook"][0], (q, k, v), wrong)
+
+
+def test_what_a_row_adds_to_its_scores_counts_in_lse() -> None:
+    def attention(q, k, v, bias):
+        return torch.softmax(q @ k.mT + bias[None, :, :, None], dim=-1) @ v
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 5, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    bias = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+    spec = lift(attention, (q, k, v, bias))
+    _, lse = reference(spec, *(x.numpy() for x in (q, k, v, bias)))
+    wanted = torch.logsumexp(q @ k.mT + bias[None, :, :, None], dim=-1)
+    assert np.abs(lse - wanted.numpy()).max() < 1e-12
