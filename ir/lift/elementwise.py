@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ..algebra import number
 from ..dtypes import Kind
 from ..expr import Expr, Op, apply, const, select
 from .value import as_kind
 
 Rule = Callable[..., Expr]
 INFINITY = const(math.inf)
+WORD = 32  # bits
 UNIT, COUNT = const(1.0), const(1)
 TWENTY, HUNDREDTH = const(20.0), const(0.01)  # defaults of softplus and leaky_relu in PyTorch
 
@@ -22,6 +24,14 @@ def _unary(op: Op) -> Rule:
 
 def _binary(op: Op) -> Rule:
     return lambda x, y: apply(op, *_joined(x, y))
+
+
+def _right_shift(x: Expr, by: Expr) -> Expr:
+    """x >> by, where 32 and more leave the sign, as 31 does: words have 32 bits here, and up to 64 in torch."""
+    x, by = _joined(x, by)
+    most = by.args[1] if by.op is Op.MOD else by
+    is_small = most.op is Op.CONST and number(most) <= WORD - (most is by)
+    return apply(Op.SHR, x, by if is_small else apply(Op.MIN, by, const(WORD - 1)))
 
 
 def _joined(*operands: Expr) -> tuple[Expr, ...]:
@@ -243,8 +253,8 @@ ELEMENTWISE: dict[str, Rule] = {
     "__and__": _logic(Op.AND, Op.BITAND), "__or__": _logic(Op.OR, Op.BITOR), "__xor__": _logic(Op.XOR, Op.BITXOR),
     "logical_and": _logical(Op.AND), "logical_or": _logical(Op.OR), "logical_xor": _logical(Op.XOR),
     "logical_not": _logical_not,
-    "bitwise_left_shift": _binary(Op.SHL), "bitwise_right_shift": _binary(Op.SHR),
-    "__lshift__": _binary(Op.SHL), "__rshift__": _binary(Op.SHR),
+    "bitwise_left_shift": _binary(Op.SHL), "bitwise_right_shift": _right_shift,
+    "__lshift__": _binary(Op.SHL), "__rshift__": _right_shift,
     "where": _where, "masked_fill": _masked_fill, "nan_to_num": _nan_to_num,
     "isnan": lambda x: apply(Op.NE, x, x), "isinf": _is_inf,
     "clone": _identity, "contiguous": _identity, "_to_copy": _identity, "to": _identity, "copy": lambda x, y: y,

@@ -30,7 +30,6 @@ RANDOM = frozenset({"bernoulli", "bernoulli_", "native_dropout", "rand", "randn"
                     "normal", "uniform", "multinomial", "randperm", "dropout", "exponential"})  # fmt: skip
 READS_DATA = frozenset({"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"})
 NOTHING = frozenset({"aten::sym_size", "aten::size", "aten::sym_stride", "aten::sym_numel", "aten::_assert_async"})
-RIGHT_SHIFTS = frozenset({"bitwise_right_shift", "__rshift__"})
 SETTINGS = ("alpha", "rounding_mode", "approximate", "min", "max", "value")
 
 
@@ -101,8 +100,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def bind_argument(self, tensor: torch.Tensor, name: str) -> None:
         """A tensor argument of the user's function: its elements are loads."""
         kind = DTYPES[tensor.dtype].kind
-        if tensor.dtype is torch.int64:
-            self.long.add(name)
         self.bind(tensor, lambda index: load(name, tuple(self.positions(index)), kind))
 
     def positions(self, index: Index) -> Index:
@@ -336,9 +333,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def element(index: Index) -> Expr:
             operands = [self._operand(arg, index, out.shape) for arg in args]
             named = {k: self._operand(v, index, out.shape) for k, v in settings.items()}
-            if name in RIGHT_SHIFTS and operands[0].op is Op.LOAD and operands[0].attr in self.long:
-                hint = f"pass {operands[0].attr} as words of torch.int32"
-                raise UnsupportedSpec("bits of 64-bit integers are tested; kernels compute in 32 bits", hint=hint)
             return rule(*operands, **named)
 
         return element

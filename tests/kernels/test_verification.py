@@ -108,7 +108,7 @@ def test_a_case_is_not_judged_by_its_own_luck() -> None:
 
 def test_compile_raises_with_the_whole_report(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = Report((CaseResult("B1", "o", 1.0, 0.5, note="(why)"),))
-    monkeypatch.setattr("tilewright.kernels.specialisers.verify_compiled", lambda *args: bad)
+    monkeypatch.setattr("tilewright.kernels.forms.verify_compiled", lambda *args: bad)
     with pytest.raises(tw.VerificationError, match=r"causal for cpu .*NOT verified[\s\S]*FAILED  B1 o: .* \(why\)"):
         tw.compile(causal_spec(), example=qkv())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -143,3 +144,15 @@ def test_what_a_row_adds_to_its_scores_counts_in_lse() -> None:
     _, lse = reference(spec, *(x.numpy() for x in (q, k, v, bias)))
     wanted = torch.logsumexp(q @ k.mT + bias[None, :, :, None], dim=-1)
     assert abs(lse - wanted.numpy()).max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_words_are_shifted_by_more_than_they_have_bits(dtype: torch.dtype) -> None:
+    def attention(q, k, v, words):
+        bits = words[:, None] >> torch.arange(k.shape[2]) & 1
+        return (q @ k.mT).masked_fill(bits == 0, -math.inf).softmax(-1) @ v
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, n, 8, generator=generator, dtype=torch.float64) for n in (6, 70, 70))
+    words = torch.tensor([1, -1, 2**31 - 1, -(2**31), 6, -7], dtype=dtype)
+    assert check(attention, lift(attention, (q, k, v, words)), (q, k, v, words))

@@ -87,13 +87,6 @@ def weighs_by_scores_after_softmax(q, k, v):
     return p @ v
 
 
-@refused("words >> ", "64-bit", torch.ones(6, dtype=torch.int64))
-def bits_of_long_words(q, k, v, words):
-    j = torch.arange(k.shape[2])
-    bits = words >> j & 1
-    return (q @ k.mT).masked_fill(bits == 0, -math.inf).softmax(-1) @ v
-
-
 @refused("p / (p * keep).sum", "divide", torch.rand(6, 6) > 0.5)
 def normalises_by_another_sum(q, k, v, keep):
     p = (q @ k.mT).softmax(-1)
