@@ -27,6 +27,7 @@ from .layout_verification import verify_layout
 from .options import Options
 from .plan import bind_launch, refuse_grad
 from .specialisers import trace
+from .tracing import elsewhere, is_plain
 from .verification import Subject
 
 __all__ = ["LayoutKernel"]
@@ -156,7 +157,7 @@ class LayoutKernel:
             if given.lengths.allowed_by(made.spec, given.heads):
                 return made
         with self._lock:
-            made = self._make(given, target, few)
+            made = self._make(given, target, few) if is_plain() else elsewhere(lambda: self._make(given, target, few))
             self._made.setdefault(key, []).append(made)
         return made
 

@@ -20,14 +20,30 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
-def test_the_python_example_runs_and_verifies() -> None:
-    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(example) == 1
-    script = example[0] + "\nassert kernel.report.verified\nassert o.shape == q.shape\n"
-    path = ROOT / "README.md"
-    done = subprocess.run([sys.executable, "-c", _as_file(script)], capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
-    assert done.returncode == 0, f"{path}: {done.stderr}"
+def examples(document: str) -> list[str]:
+    """The Python blocks of a document, in order."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_python_example_verifies() -> None:
+    (example,) = examples("README.md")
+    done = run(example + "\nassert kernel.report.verified\nassert o.shape == q.shape\n")
+    assert done.returncode == 0, f"README.md: {done.stderr}"
     assert "verified" in done.stdout
+
+
+@pytest.mark.parametrize("document", ["docs/interfaces.md"])
+def test_every_python_example_runs(document: str) -> None:
+    found = examples(document)
+    assert found
+    for number, example in enumerate(found):
+        done = run(example)
+        assert done.returncode == 0, f"{document}, example {number}: {done.stderr}"
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _as_file(script)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
 
 
 def _as_file(script: str) -> str:

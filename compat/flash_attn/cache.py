@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import ShapeError, UnsupportedSpec
+from ...kernels.torch_ops import is_recorded
 from .checks import Sequences, check_integers, check_tensors, options_of, values_of
 from .forms import Options, attend
 from .pages import check_pages, places
@@ -61,6 +62,7 @@ class Cache:
         return rows[:, None]
 
 
+@torch.compiler.disable(reason=f"{CALLER} changes its cache in place")  # type: ignore[no-untyped-call, untyped-decorator]
 def flash_attn_with_kvcache(  # noqa: PLR0913 - flash-attn's signature
     q: Tensor,
     k_cache: Tensor,
@@ -91,6 +93,11 @@ def flash_attn_with_kvcache(  # noqa: PLR0913 - flash-attn's signature
     work is split depends on the shapes alone, so that bits never depend on the batch. Errors as in
     flash_attn_func; where one is raised, nothing has been written.
     """
+    if is_recorded():
+        raise UnsupportedSpec(
+            f"{CALLER} changes its cache in place, so it cannot be part of a recorded graph",
+            hint="call it from a function under torch.compiler.disable",
+        )
     named = (("k_cache", k_cache), ("v_cache", v_cache), ("k", k), ("v", v))
     sizes = _check_shapes(q, named, cache_batch_idx is not None, block_table is not None)
     of = Sequences(CALLER, sizes["B"], sizes["Hq"], sizes["D"], q.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..operators import as_operator
 from .checks import Sequences, check_tensors, options_of, refuse_training
 from .forms import attend
 from .pages import packed_pages
@@ -14,6 +15,7 @@ __all__ = ["Window", "flash_attn_func", "flash_attn_varlen_func"]
 Window = tuple[int, int]
 
 
+@as_operator()
 def flash_attn_func(  # noqa: PLR0913 - flash-attn's signature
     q: Tensor,
     k: Tensor,
@@ -44,6 +46,7 @@ def flash_attn_func(  # noqa: PLR0913 - flash-attn's signature
     return o
 
 
+@as_operator("max_seqlen_q", "max_seqlen_k")
 def flash_attn_varlen_func(  # noqa: PLR0913 - flash-attn's signature
     q: Tensor,
     k: Tensor,
