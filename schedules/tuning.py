@@ -23,7 +23,12 @@ MMA_SYNC_TILES = {
     DType.BF16: ((64, (128, 64)), (128, (128, 32)), (256, (64, 32)), (1 << 30, (32, 32))),
 }
 # Forms of a kernel: the names of the expert programs they come from.
-DENSE, DECODE = "flash_forward", "flash_decode"
+DENSE, DECODE, RAGGED = "flash_forward", "flash_decode", "flash_ragged"
+# Where rows have addresses of their own, those need registers as well.
+RAGGED_MMA_SYNC_TILES = {
+    DType.F32: MMA_SYNC_TILES[DType.F32],
+    DType.BF16: ((64, (128, 64)), (128, (64, 64)), (256, (64, 32)), (1 << 30, (32, 32))),
+}
 # Decoding reads keys and values where they lie, once: for at most so many rows (queries x heads that share keys), and
 # at least so many keys a row. Columns of its tile by widest head dimension.
 DECODE_ROWS, DECODE_KEYS_A_ROW = 16, 2
@@ -60,7 +65,9 @@ def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Or
         is_amx = arch == "amx" and spec.dtype is DType.BF16
         rows, columns = next(tiles for limit, tiles in (AMX_TILES if is_amx else CPU_TILES) if width <= limit)
         return Orchestration((("m", rows), ("n", columns)), stages=2 if is_amx else 1, is_packed=True)
-    tables = MMA_SYNC_TILES if arch in MMA_SYNC else GPU_TILES
+    tables = GPU_TILES
+    if arch in MMA_SYNC:
+        tables = RAGGED_MMA_SYNC_TILES if form == RAGGED else MMA_SYNC_TILES
     rows, columns = next(tiles for limit, tiles in tables[_on_gpu(spec.dtype)] if width <= limit)
     return Orchestration((("m", rows), ("n", columns)))
 
