@@ -9,8 +9,8 @@ from ..ir.transfer import Orchestration
 # Rows x columns of a CPU tile by widest head dimension (up to and including), first fit. Products in tile registers
 # (amx) are so fast that the softmax decides: few rows keep scores, weights and accumulators in the first-level cache,
 # and two stages let one tile's scores be multiplied while the weights of the one before are still being stored.
-CPU_TILES = ((128, (128, 64)), (256, (64, 64)), (1 << 30, (32, 64)))
-AMX_TILES = ((256, (32, 128)), (1 << 30, (32, 64)))
+CPU_TILES = ((128, (128, 64)), (1 << 30, (64, 64)))
+AMX_TILES = ((256, (32, 128)), (1 << 30, (64, 128)))
 # Rows x columns of a GPU block's tile, likewise: the largest that compile without spilling registers. Where operands of
 # products live in registers (mma.sync), wide rows leave room for fewer columns. Warps and stages are left to be tuned.
 GPU_TILES = {
