@@ -13,19 +13,20 @@ CPU_TILES = ((128, (128, 64)), (1 << 30, (64, 64)))
 AMX_TILES = ((256, (32, 128)), (1 << 30, (64, 128)))
 # Rows x columns of a GPU block's tile, likewise: the largest that compile without spilling registers. Where operands of
 # products live in registers (mma.sync), wide rows leave room for fewer columns. Warps and stages are left to be tuned.
-GPU_TILES = {
+Tiles = dict[DType, tuple[tuple[int, tuple[int, int]], ...]]
+GPU_TILES: Tiles = {
     DType.F32: ((64, (64, 32)), (128, (32, 32)), (1 << 30, (32, 16))),
     DType.BF16: ((128, (128, 64)), (256, (64, 32)), (1 << 30, (32, 32))),
 }
 MMA_SYNC = ("sm_80", "sm_120")
-MMA_SYNC_TILES = {
+MMA_SYNC_TILES: Tiles = {
     DType.F32: ((64, (64, 32)), (128, (32, 32)), (256, (32, 16)), (1 << 30, (16, 16))),
     DType.BF16: ((64, (128, 64)), (128, (128, 32)), (256, (64, 32)), (1 << 30, (32, 32))),
 }
 # Forms of a kernel: the names of the expert programs they come from.
 DENSE, DECODE, RAGGED = "flash_forward", "flash_decode", "flash_ragged"
 # Where rows have addresses of their own, those need registers as well.
-RAGGED_MMA_SYNC_TILES = {
+RAGGED_MMA_SYNC_TILES: Tiles = {
     DType.F32: MMA_SYNC_TILES[DType.F32],
     DType.BF16: ((64, (128, 64)), (128, (64, 64)), (256, (64, 32)), (1 << 30, (32, 32))),
 }
