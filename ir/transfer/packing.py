@@ -54,33 +54,48 @@ def pack_operands(program: Program) -> Program:
     Rows at computed places are packed per instance of the grid variables that they depend on, in room for `most=` rows;
     sequences that follow each other, k[start[b] + j, g, :] for j below start[b + 1] - start[b], without such room, in
     tiles numbered start[b] // 64 + b + n.
-    needs: the row index is a tile variable or computed over one, the other indices are names; one layout per tensor.
+    needs: the row index is a tile variable or computed over one, the other indices are names. A tensor that products read
+    along its rows and along its columns is copied twice.
     """
     shapes = infer(program)
-    packed: dict[str, Packed] = {}
+    packed: dict[tuple[str, str], Packed] = {}
+    wanted: dict[Load, tuple[str, str]] = {}
     for load, layout in _right_operands(program, shapes):
         found = _plain(load, layout, shapes) or _computed(load, layout, program, shapes)
-        if found is None or packed.setdefault(load.source.name, found) != found:
+        key = wanted[load] = load.source.name, layout
+        if found is None or packed.setdefault(key, found) != found:
             return program  # one tensor read in two ways: leave it where it is
     if not packed:
         return program
-    allocs = [Alloc(f"{name}_pack", shapes.dtype(name), p.dims, "global", p.layout) for name, p in packed.items()]
+    names = _names_of_copies(packed)
+    allocs = [
+        Alloc(names[key], shapes.dtype(key[0]), p.dims, "global", p.layout) for key, p in packed.items()
+    ]
     grids: dict[tuple[object, ...], list[Statement]] = {}
-    for name, p in packed.items():
-        tile = var(f"{name}_block", shapes.dtype(name).kind)
+    for key, p in packed.items():
+        block = names[key].replace("_pack", "_block", 1)
         copies = grids.setdefault((p.names, p.extents), [])
-        copies.append(Load(f"{name}_block", p.source, where=p.where))
-        copies.append(Store(Ref(f"{name}_pack", p.target), tile, p.where))
-    copying = [Grid(names, extents, tuple(body)) for (names, extents), body in grids.items()]  # type: ignore[arg-type]
+        copies.append(Load(block, p.source, where=p.where))
+        copies.append(Store(Ref(names[key], p.target), var(block, shapes.dtype(key[0]).kind), p.where))
+    copying = [Grid(axes, extents, tuple(body)) for (axes, extents), body in grids.items()]  # type: ignore[arg-type]
 
     def edit(statement: Statement) -> Statement:
-        if isinstance(statement, Load) and statement.source.name in packed:
-            target = packed[statement.source.name].target
-            return replace(statement, source=Ref(f"{statement.source.name}_pack", target))
+        if isinstance(statement, Load) and statement in wanted:
+            key = wanted[statement]
+            return replace(statement, source=Ref(names[key], packed[key].target))
         return statement
 
     moved = edit_program(program, edit)
     return replace(moved, body=(*allocs, *copying, *moved.body))
+
+
+def _names_of_copies(packed: Mapping[tuple[str, str], Packed]) -> dict[tuple[str, str], str]:
+    """q_pack; q_pack_rows and q_pack_columns where both are needed."""
+    tensors = [tensor for tensor, _ in packed]
+    return {
+        (tensor, layout): f"{tensor}_pack" + (f"_{layout.partition(':')[0]}" if tensors.count(tensor) > 1 else "")
+        for tensor, layout in packed
+    }
 
 
 def _right_operands(program: Program, shapes: Shapes) -> list[tuple[Load, str]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from ...ir.dtypes import Kind
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op, const
+from ...ir.expr import Expr, const
 from ...ir.printer import print_statement
 from ...ir.program import (
+    All,
     Fill,
     Gemm,
     If,
@@ -19,6 +19,7 @@ from ...ir.program import (
     Load,
     Program,
     RangeLoop,
+    ReduceAdd,
     Ref,
     Statement,
     Store,
@@ -32,19 +33,12 @@ from .affine import block_number, is_scattered
 from .expressions import Lanes, Term, emit, identifier
 from .loops import LoopWriter, domain_of, is_run_time
 from .places import PlaceWriter
+from .products import Upcoming, product, upcoming
+from .reductions import reduce_add
 from .rows import Run, split_body
 from .stages import split_stages
 from .storage import C_TYPE, LANES, is_packing, round_up
 from .sweeps import Frame, RunWriter
-
-
-@dataclass(frozen=True, slots=True)
-class Upcoming:
-    """A load whose rows will be read next: from row `skip` of the current tile on, C++ text of how many."""
-
-    load: Load
-    skip: int
-    rows: str
 
 
 @dataclass(slots=True)
@@ -120,11 +114,22 @@ class BodyWriter:
             raise LoweringError(f"{ref.name}: the cpu target loads tiles of rows x columns, not of axes {list(axes)}")
         dtype = C_TYPE[self.frame.shapes.dtype(ref.name)]
         rows, columns = self.valid(axes[0]), self.valid(axes[1])
+        if ref.name in self.frame.storage.upended:
+            return f"Rows<const {dtype}>{{{self.block(ref)}, 1, {self.frame.storage.upended[ref.name]}}}", rows, columns
         if is_scattered(ref, load.where, self.frame.shapes):
             found = places.addresses(ref, load.where, axes[0], dtype)
             return f"Places<const {dtype}>{{{found}, {places.stride(ref, axes[1])}}}", rows, columns
         piece = f"Rows<const {dtype}>{{{self.at(ref)}, {self.stride(ref, axes[0])}, {self.stride(ref, axes[1])}}}"
         return piece, rows, columns
+
+    def block(self, ref: Ref) -> str:
+        """C++ text of the block of upended memory that a tile is."""
+        axes = self.frame.shapes.ref_axes(ref)
+        block = self.frame.storage.upended[ref.name]
+        if len(axes) != 2 or self.frame.shapes.extent(axes[0]) != block or ref.indices[-2:] != (TileAxis(axes[0]), All()):
+            raise LoweringError(f"{ref.name}: its memory holds whole tiles of {block} rows; it is used in other pieces")
+        items = [identifier(i.name) if isinstance(i, TileAxis) else self.scalar(i) for i in ref.indices[:-1]]  # type: ignore[arg-type, union-attr]
+        return f"a.{identifier(ref.name)}.block({', '.join(items)})"
 
     def valid(self, axis: str) -> str:
         """C++ text of how many elements along an axis exist."""
@@ -157,6 +162,8 @@ def _load(w: BodyWriter, s: Load) -> None:
         _load_column(w, s)
     else:
         piece, rows, columns = w.rows_of(s)
+        if s.name in storage.turned:
+            piece, rows, columns = f"turned({piece})", columns, rows
         size = f"{storage.rows(s.name)}, {storage.stride(s.name)}"
         w.add(f"load_rows<{size}>({piece}, {rows}, {columns}, {name}, round_up({rows}, {LANES}));")
 
@@ -237,6 +244,9 @@ def _store(w: BodyWriter, s: Store) -> None:
         _packing_store(w, s)
         return
     axes = w.frame.shapes.ref_axes(s.target)
+    if s.target.name in w.frame.storage.upended:
+        _fill_block(w, s)
+        return
     scattered = bool(axes) and is_scattered(s.target, s.where, w.frame.shapes)
     if not axes:
         dtype = C_TYPE[w.frame.shapes.dtype(s.target.name)]
@@ -245,6 +255,15 @@ def _store(w: BodyWriter, s: Store) -> None:
         (_scatter_rows if scattered else _store_rows)(w, s, axes[0])
     else:
         _store_tile(w, s, (axes[0], axes[1]), scattered)
+
+
+def _fill_block(w: BodyWriter, s: Store) -> None:
+    """One number in a whole tile of upended memory."""
+    if s.where is not None or w.frame.shapes.axes(s.value):
+        raise LoweringError(f"{print_statement(s)}: upended memory is added to, read, and set to one number")
+    width = w.frame.shapes.extent(w.frame.shapes.ref_axes(s.target)[1])
+    size = w.frame.storage.upended[s.target.name] * width
+    w.add(f"std::fill_n({w.block(s.target)}, {size}, {w.scalar(s.value)});")
 
 
 def _packing_store(w: BodyWriter, s: Store) -> None:
@@ -346,71 +365,6 @@ def _scalar_name(w: BodyWriter, name: str, value: Expr) -> str:
     return local
 
 
-def _gemm(w: BodyWriter, s: Gemm) -> None:
-    shapes, storage = w.frame.shapes, w.frame.storage
-    assert isinstance(s.left, str)
-    assert isinstance(s.right, str)
-    rows, columns = shapes.names[s.name].axes
-    depth = next(axis for axis in shapes.names[s.left].axes if axis not in (rows, columns))
-    dtype = C_TYPE[storage.operand[s.left]]
-    size = (
-        f"{round_up(shapes.extent(rows), LANES)}, {round_up(shapes.extent(columns), LANES)}, "
-        f"padded_depth<{dtype}>({shapes.extent(depth)})"
-    )
-    left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
-    scale = f"ones<{round_up(shapes.extent(rows), LANES)}>()"
-    if s.into is not None and s.into.op is Op.MUL:
-        scale = identifier(next(str(arg.attr) for arg in s.into.args if arg.attr != s.name))
-    if s.right in storage.streamed:
-        _multiply(w, s, scale)
-    elif s.into is None:
-        w.add(f"gemm<{size}>({left}, {right}, {name}, {w.valid(rows)});")
-    else:
-        w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {name}, {w.valid(rows)});")
-
-
-def _multiply(w: BodyWriter, s: Gemm, scale: str) -> None:
-    """A product whose right operand is read where it lies."""
-    shapes, storage = w.frame.shapes, w.frame.storage
-    assert isinstance(s.left, str)
-    assert isinstance(s.right, str)
-    row, along = shapes.names[s.name].axes[0], shapes.names[s.right].axes
-    tall, deep = (round_up(shapes.extent(axis), LANES) for axis in (row, along[0]))
-    size = f"{tall}, {deep}, {shapes.extent(along[1])}"
-    have, rows = w.valid(along[0]), w.valid(row)
-    left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
-    dtype = C_TYPE[storage.operand[s.left]]
-    after = _after(w, s.right)
-    if storage.right[s.right] == "rows":
-        into = "false" if s.into is None else "true"
-        w.add(f"multiply_rows<{size}, {dtype}, {into}>({left}, {right}, {have}, {scale}, {name}, {rows}{after});")
-    elif s.into is None:
-        w.add(f"multiply_columns<{size}, {dtype}>({left}, {right}, {have}, {name}, {rows}{after});")
-    else:
-        raise LoweringError(f"{print_statement(s)}: the cpu target adds a product of columns in memory to nothing")
-
-
-def _after(w: BodyWriter, right: str) -> str:
-    """The argument that names what is read after a streamed operand; nothing where that is not known."""
-    found = w.upcoming.get(right)
-    if found is None:
-        return ""
-    width = w.frame.shapes.extent(w.frame.shapes.ref_axes(found.load.source)[1])
-    return f", upcoming<{width}>({w.rows_of(found.load)[0]}, {found.skip}, {found.rows})"
-
-
-def _upcoming(w: BodyWriter, s: TileLoop, loop: LoopWriter) -> dict[str, Upcoming]:
-    """Of a loop's streamed operands each is followed by the next one of its tile, the last by the next tile's first."""
-    loads = [x for x in s.body if isinstance(x, Load) and x.name in w.frame.storage.streamed]
-    loads = [load for load in loads if w.frame.shapes.ref_axes(load.source)[0] == s.name]
-    loads = [load for load in loads if not is_scattered(load.source, load.where, w.frame.shapes)]
-    if not loads or s.order == "descending":
-        return {}
-    n = identifier(s.name)
-    last = Upcoming(loads[0], s.tiles.tile, f"{n} + 1 < {loop.end} ? {s.tiles.tile} : 0")
-    return {this.name: Upcoming(load, 0, f"{n}_rows") for this, load in pairwise(loads)} | {loads[-1].name: last}
-
-
 def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
     if s.tiles.tile % LANES:
         raise LoweringError(f"{print_statement(s)}: on the cpu the tile of a loop is a multiple of {LANES}")
@@ -420,7 +374,7 @@ def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
     before = w.ragged, set(w.declared)
     w.ragged = w.ragged | {s.name} if s.part != "full" or domain is None else w.ragged - {s.name}
     loop.bounds()
-    w.upcoming |= _upcoming(w, s, loop)
+    w.upcoming |= upcoming(w, s, loop)
     w.depth += 1
     if s.stages > 1:
         _pipelined(w, s, loop)
@@ -495,6 +449,6 @@ def _tile_at(w: BodyWriter, s: TileAt) -> None:
 
 
 _WRITERS: dict[type, Callable[[BodyWriter, Any], None]] = {
-    Load: _load, Store: _store, Fill: _fill, Let: _let, Gemm: _gemm, TileLoop: _tile_loop, RangeLoop: _range_loop,
-    If: _if, TileAt: _tile_at,
+    Load: _load, Store: _store, ReduceAdd: reduce_add, Fill: _fill, Let: _let, Gemm: product, TileLoop: _tile_loop,
+    RangeLoop: _range_loop, If: _if, TileAt: _tile_at,
 }  # fmt: skip

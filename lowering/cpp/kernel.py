@@ -10,7 +10,7 @@ import jinja2
 
 from ...ir.dtypes import DType, Kind
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op, walk
+from ...ir.expr import Expr, Op, as_expr, var, walk
 from ...ir.printer import print_expr, print_statement
 from ...ir.program import (
     Alloc,
@@ -30,11 +30,13 @@ from .body import BodyWriter
 from .expressions import Lanes, Names, Term, emit, identifier
 from .loops import domain_of, is_run_time, summaries_of
 from .prepare import prepare
+from .reductions import is_ordered, reduced, turn_dims, turns_of
 from .rows import escaping
 from .storage import C_TYPE, LANES, Storage, plan_storage, round_up
 from .sweeps import Frame
 
 STACK_LIMIT_BYTES = 4 << 20
+STARTED = "started"
 
 
 @dataclass(slots=True)
@@ -80,8 +82,8 @@ def render(program: Program) -> str:
         _template().render(
             program=program, program_text=str(program), digest=hashlib.sha256(str(program).encode()).hexdigest(),
             fields=fields, reads=reads, grids=grids, sizes=text.sizes, workspace_position=ranks + len(text.sizes),
-            has_bf16_products=DType.BF16 in text.storage.operand.values(),
-            launches=[*_summary_launches(text), *(line for grid in grids for line in grid.launch)],
+            has_turns=bool(reduced(program)), has_bf16_products=DType.BF16 in text.storage.operand.values(),
+            launches=[*_summary_launches(text), *_resets(text), *(line for grid in grids for line in grid.launch)],
         )
     )  # fmt: skip
 
@@ -121,7 +123,7 @@ def _arguments(text: KernelText) -> tuple[list[str], list[str]]:
         kind, make = _buffer(text, alloc)
         fields.append(f"{kind} {identifier(alloc.name)};")
         reads.append(f"a.{identifier(alloc.name)} = {make};")
-    for name, kind, make in _summary_tables(text):
+    for name, kind, make in (*_summary_tables(text), *_turn_tables(text)):
         fields.append(f"{kind} {name};")
         reads.append(f"a.{name} = {make};")
     return fields, reads
@@ -139,6 +141,11 @@ def _buffer(text: KernelText, alloc: Alloc) -> tuple[str, str]:
     dims = [_scalar(text, dim) for dim in alloc.dims]
     rank = len(dims)
     layout = text.storage.packed.get(alloc.name)
+    if alloc.name in text.storage.upended:
+        block, width = text.storage.upended[alloc.name], text.shapes.extent(print_expr(alloc.dims[-1]))
+        kind = f"{C_TYPE[alloc.dtype]}, {block * width}, {rank - 1}"
+        counts = ", ".join([*dims[:-2], f"ceil_div({dims[-2]}, {block})"])
+        return f"Blocks<{kind}>", f"packed<{kind}>(arena, {{{counts}}})"
     if layout is None:
         kind = C_TYPE[alloc.dtype]
         return f"Tensor<{kind}, {rank}>", f"plain<{kind}, {rank}>(arena, {{{', '.join(dims)}}})"
@@ -169,6 +176,21 @@ def _summary_tables(text: KernelText) -> list[tuple[str, str, str]]:
     return tables
 
 
+def _turn_tables(text: KernelText) -> list[tuple[str, str, str]]:
+    """Counters of those who have added to a tile, and of the instances of an ordered grid that have been started."""
+    tables = []
+    for tensor in reduced(text.program):
+        pairs = turn_dims(text.program, text.shapes, tensor)
+        sizes = [_scalar(text, var(dim) if isinstance(dim, str) else as_expr(dim)) for dim, _ in pairs]
+        counts = [f"ceil_div({s}, {tile})" if tile > 1 else s for s, (_, tile) in zip(sizes, pairs, strict=True)]
+        kind = f"Turn, {len(counts)}"
+        tables.append((turns_of(tensor), f"Tensor<{kind}>", f"plain<{kind}>(arena, {{{', '.join(counts)}}})"))
+    if any(is_ordered(grid) for grid in _grids(text.program)):
+        count = len(_grids(text.program))
+        tables.append((STARTED, "Tensor<Turn, 1>", f"plain<Turn, 1>(arena, {{{count}}})"))
+    return tables
+
+
 def _dims(text: KernelText, tensor: str) -> list[str]:
     known = text.scalars
     return [known[dim].text if dim in known else dim for dim in text.shapes.dims(tensor)]
@@ -187,6 +209,10 @@ def _summary_launches(text: KernelText) -> list[str]:
             f"a.{identifier(name)});"
         )
     return lines
+
+
+def _resets(text: KernelText) -> list[str]:
+    return [f"reset(a.{name});" for name, _, _ in _turn_tables(text)]
 
 
 # Grids
@@ -262,7 +288,11 @@ def _launch(text: KernelText, name: str, grid: Grid) -> list[str]:
             args.append(f"at[{position}]")
     rank = len(extents)
     call = f"{name}({', '.join(['a', *args])});"
-    return [f"for_each<{rank}>({{{', '.join(extents)}}}, [&](const int (&at)[{rank}]) {{ {call} }});"]
+    body = f"[&](const int (&at)[{rank}]) {{ {call} }}"
+    if is_ordered(grid):
+        turn = f"*a.{STARTED}.at({name.removeprefix('grid_')})"
+        return [f"for_each_in_order<{rank}>({{{', '.join(extents)}}}, {turn}, {body});"]
+    return [f"for_each<{rank}>({{{', '.join(extents)}}}, {body});"]
 
 
 def _grows(text: KernelText, grid: Grid) -> bool:

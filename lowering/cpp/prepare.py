@@ -51,10 +51,11 @@ def propagate_simple(program: Program) -> Program:
         if isinstance(statement, Let):
             bound.setdefault(statement.name, set()).add(statement.value)
     single = {name: next(iter(values)) for name, values in bound.items() if len(values) == 1}
+    changing = {name_bound(s) for s in statements(program.body)} - set(single)
     simple = {
         name: value
         for name, value in single.items()
-        if value.op is Op.INDEX or (value.kind is Kind.BOOL and free_vars(value) <= set(single) | set(program.fixed))
+        if value.op is Op.INDEX or (value.kind is Kind.BOOL and not free_vars(value) & changing)
     }
     simple |= _computed_indices(program, single)
     if not simple:

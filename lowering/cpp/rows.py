@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from ...ir.algebra import simplify
 from ...ir.dtypes import Kind
 from ...ir.edit import names_read
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op, substitute, var
+from ...ir.expr import Expr, Op, const, substitute, transform, var, walk
 from ...ir.printer import print_statement
 from ...ir.program import Block, Fill, Let, Load, Program, Reduce, Statement
 from ...ir.shapes import Shapes
@@ -115,6 +116,34 @@ def _earliest(run: Run, statement: Let | Reduce) -> int:
             if statement.name in names_read(other) or statement.name == other.name:
                 earliest = max(earliest, number)
     return earliest
+
+
+def unswitched(run: Run, shapes: Shapes) -> tuple[Expr, Run, Run] | None:
+    """A scalar condition, the run where it holds, and where it does not; None where no condition has a scalar part.
+
+    rewrite:
+        p = where(whole | (j <= i), exp2(x), 0)      ->      if whole: p = exp2(x)
+                                                             else:     p = where(j <= i, exp2(x), 0)
+    needs: a condition that is `|` or `&` of a truth value and of something that varies.
+    """
+    values = [s.value for sweep in run.sweeps for s in sweep.statements if isinstance(s, Let)]
+    conditions = [e for value in values for e in walk(value) if e.op in (Op.OR, Op.AND) and shapes.axes(e)]
+    scalars = [arg for e in conditions for arg in e.args if arg.op is not Op.CONST and not shapes.axes(arg)]
+    if not scalars:
+        return None
+    return scalars[0], _where_known(run, scalars[0], True), _where_known(run, scalars[0], False)
+
+
+def _where_known(run: Run, condition: Expr, holds: bool) -> Run:
+    """The run with a condition known, and what it decides simplified."""
+
+    def decided(value: Expr) -> Expr:
+        return simplify(transform(value, lambda e: const(holds) if e is condition else None))
+
+    def known(s: Let | Reduce) -> Let | Reduce:
+        return replace(s, value=decided(s.value)) if isinstance(s, Let) else s
+
+    return Run(run.row, [Sweep(sweep.axis, [known(s) for s in sweep.statements]) for sweep in run.sweeps])
 
 
 def recompute_cheap(run: Run) -> None:

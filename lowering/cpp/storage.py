@@ -29,7 +29,8 @@ def round_up(value: int, multiple: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A packed layout: blocks of `block` rows, for products along the "rows" or along the "columns"."""
+    """Blocks of `block` rows: packed for products along the "rows" or along the "columns", or "upended", each block
+    column by column, for sums of transposed tiles."""
 
     order: str
     block: int
@@ -40,8 +41,8 @@ class Packed:
         if alloc.layout == "rows":
             return None
         order, _, block = alloc.layout.partition(":")
-        if order not in ("rows", "columns") or not block.isdigit() or int(block) == 0:
-            raise LoweringError(f"{print_statement(alloc)}: the cpu target has layouts rows, rows:T and columns:T")
+        if order not in ("rows", "columns", "upended") or not block.isdigit() or int(block) == 0:
+            raise LoweringError(f"{print_statement(alloc)}: the cpu target has layouts rows, rows:T, columns:T, upended:T")
         return Packed(order, int(block))
 
 
@@ -56,6 +57,8 @@ class Storage:
     right: dict[str, str] = field(default_factory=dict)  # tiles read by products from the right -> order
     others: set[str] = field(default_factory=set)  # tiles read in any other way
     streamed: set[str] = field(default_factory=set)  # right operands that products read where they lie
+    turned: set[str] = field(default_factory=set)  # left operands kept with their axes exchanged: the shared one last
+    upended: dict[str, int] = field(default_factory=dict)  # buffers of blocks of so many rows, each column by column
 
     def c_type(self, name: str) -> str:
         """Element type of a tile's buffer."""
@@ -66,19 +69,23 @@ class Storage:
 
     def stride(self, name: str) -> str:
         """C++ text of the elements from one row of a tile's buffer to the next."""
-        axis = self.shapes.names[name].axes[-1]
-        extent = self.shapes.extent(axis)
+        extent = self.shapes.extent(self.axes(name)[-1])
         if name in self.left:
             return f"padded_depth<{C_TYPE[self.operand[name]]}>({extent})"
         return str(round_up(extent, LANES))
 
+    def axes(self, name: str) -> tuple[str, ...]:
+        """Axes of a tile's buffer, rows first."""
+        axes = self.shapes.names[name].axes
+        return axes[::-1] if name in self.turned else axes
+
     def is_padded(self, name: str) -> bool:
         """Whether a left operand's rows may be longer than its axis, by zeros that products read."""
-        return name in self.left and self.shapes.extent(self.shapes.names[name].axes[-1]) % DEEPEST != 0
+        return name in self.left and self.shapes.extent(self.axes(name)[-1]) % DEEPEST != 0
 
     def rows(self, name: str) -> int:
         """Rows of a tile's buffer, padded."""
-        return round_up(self.shapes.extent(self.shapes.names[name].axes[0]), LANES)
+        return round_up(self.shapes.extent(self.axes(name)[0]), LANES)
 
     def vectors(self, axis: str) -> str:
         """C++ text of how many vectors cover an axis."""
@@ -91,14 +98,28 @@ def plan_storage(program: Program, shapes: Shapes) -> Storage:
     for statement in statements(program.body):
         if isinstance(statement, Alloc):
             layout = Packed.parse(statement)
-            if layout is not None:
+            if layout is not None and layout.order == "upended":
+                plan.upended[statement.name] = layout.block
+            elif layout is not None:
                 plan.packed[statement.name] = layout
         if isinstance(statement, Gemm):
             _plan_gemm(statement, plan)
         elif not is_packing(statement, plan):
             plan.others |= names_read(statement)
     plan.streamed = _streamed(program, plan)
+    _check_turned(program, plan)
     return plan
+
+
+def _check_turned(program: Program, plan: Storage) -> None:
+    """A left operand whose axes are exchanged is a tile from memory that nobody reads in another way."""
+    loads = {s.name for s in statements(program.body) if isinstance(s, Load)}
+    for statement in statements(program.body):
+        if not isinstance(statement, Gemm) or statement.left not in plan.turned:
+            continue
+        if statement.left not in loads or statement.left in plan.others | set(plan.right):
+            reason = "on the cpu a left operand has the shared axis last, or is loaded for this product alone"
+            raise LoweringError(f"{print_statement(statement)}: {reason}")
 
 
 def _streamed(program: Program, plan: Storage) -> set[str]:
@@ -126,13 +147,14 @@ def _plan_gemm(statement: Gemm, plan: Storage) -> None:
     order = "rows" if shapes.names[right].axes[-1] in result else "columns"
     if plan.right.setdefault(right, order) != order:
         raise LoweringError(f"{right} is multiplied along both of its axes; load it twice under two names")
-    if shapes.names[left].axes[-1] in result:
-        raise LoweringError(f"{print_statement(statement)}: on the cpu the left operand has the shared axis last")
+    is_turned = shapes.names[left].axes[-1] in result
+    if left in plan.left and is_turned != (left in plan.turned):
+        raise LoweringError(f"{left} is multiplied along both of its axes from the left; load it twice under two names")
+    if is_turned:
+        plan.turned.add(left)
     dtypes = {shapes.names[left].dtype, shapes.names[right].dtype}
     dtype = dtypes.pop() if len(dtypes) == 1 else DType.F32
     for name in (left, right):
         if plan.operand.setdefault(name, dtype) is not dtype:
             raise LoweringError(f"{print_statement(statement)}: {name} is multiplied in two element types")
     plan.left.add(left)
-    if plan.right.keys() & plan.left:
-        raise LoweringError(f"{print_statement(statement)}: {right} is a left operand too; load it under two names")

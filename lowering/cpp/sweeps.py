@@ -11,7 +11,7 @@ from ...ir.program import Let, Reduce
 from ...ir.shapes import Shapes
 from .expressions import SCALAR, VECTOR, Lanes, Names, Term, as_float, emit, identifier, widen
 from .hoist import Hoisted, hoist
-from .rows import Run, Sweep, drop_unread, recompute_cheap, scale_after_maximum
+from .rows import Run, Sweep, drop_unread, recompute_cheap, scale_after_maximum, unswitched
 from .storage import Storage
 
 # combine two vectors, finish W rows, start
@@ -51,7 +51,22 @@ class RunWriter:
     coarse: frozenset[str] = frozenset()  # exponentials that are only needed to bfloat16 precision
 
     def write(self, run: Run) -> list[str]:
-        """The lines of the whole run."""
+        """The lines of the whole run, twice where one truth value decides conditions in it."""
+        cases = unswitched(run, self.frame.shapes)
+        if cases is None:
+            return self._write(run)
+        condition, where_true, where_false = cases
+        test = emit(condition, Lanes(self.scalars), self.indent, self.lines, self.frame.names).text
+        before = self.scalars, dict(self.known)
+        self._add(f"if ({test}) {{")
+        self._write(where_true)
+        self._add("} else {")
+        self.scalars, self.known, self.rows = before[0], before[1], {}
+        self._write(where_false)
+        self._add("}")
+        return self.lines
+
+    def _write(self, run: Run) -> list[str]:
         recompute_cheap(run)
         scale_after_maximum(run)
         drop_unread(run, self.frame.buffers)

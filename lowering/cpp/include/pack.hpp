@@ -24,6 +24,9 @@ template <class T> struct Places {
     bool has(long r) const { return rows[r] != nullptr; }
 };
 
+// The same piece with rows and columns exchanged.
+template <class T> Rows<T> turned(Rows<T> x) { return {x.data, x.column_stride, x.row_stride}; }
+
 // Element of a row as a vector of W from column d on; zero from `columns` on.
 template <class X> inline vf load_strided(const X& x, long r, int d, int columns) {
     if (!x.has(r)) return 0.0f;
@@ -32,18 +35,6 @@ template <class X> inline vf load_strided(const X& x, long r, int d, int columns
     float lanes[W] = {};
     for (int i = 0; i < count; ++i) lanes[i] = to_float(x.row(r)[(d + i) * x.column_stride]);
     return load(lanes);
-}
-
-// The first `wanted` rows of out [M][K], row-major, from a [rows][columns] piece; zero outside of it.
-template <int M, int K, class X, class E>
-void load_rows(const X& x, int rows, int columns, E* out, int wanted = M) {
-    constexpr int WHOLE = K / W * W;
-    for (int r = 0; r < wanted; ++r) {
-        for (int d = 0; d < WHOLE; d += W)
-            store(out + r * K + d, r < rows && d < columns ? load_strided(x, r, d, columns) : vf(0.0f));
-        if constexpr (WHOLE != K)
-            store(out + r * K + WHOLE, r < rows ? load_strided(x, r, WHOLE, columns) : vf(0.0f), K - WHOLE);
-    }
 }
 
 #if defined(__AVX512F__)
@@ -79,6 +70,41 @@ inline void transpose(vf (&x)[W]) {
     for (int i = 0; i < W; ++i) x[i] = load(columns[i]);
 }
 #endif
+
+// W rows of a piece whose rows are next to each other in memory: columns are read as vectors and transposed.
+template <class T, class E>
+inline void load_turned(const Rows<T>& x, int r, int rows, int columns, int K, E* out) {
+    const int count = rows - r < W ? rows - r : W;
+    for (int d = 0; d < K; d += W) {
+        vf block[W];
+        for (int i = 0; i < W; ++i) {
+            const T* at = x.data + r + (d + i) * x.column_stride;
+            block[i] = d + i >= columns || count <= 0 ? vf(0.0f) : count == W ? load(at) : load(at, count);
+        }
+        transpose(block);
+        for (int i = 0; i < W; ++i) {
+            if (K - d >= W) store(out + (r + i) * K + d, block[i]);
+            else store(out + (r + i) * K + d, block[i], K - d);
+        }
+    }
+}
+
+// The first `wanted` rows of out [M][K], row-major, from a [rows][columns] piece; zero outside of it.
+template <int M, int K, class X, class E>
+void load_rows(const X& x, int rows, int columns, E* out, int wanted = M) {
+    constexpr int WHOLE = K / W * W;
+    if constexpr (M % W == 0 && std::is_same<X, Rows<std::remove_pointer_t<decltype(x.row(0))>>>::value)
+        if (x.row_stride == 1 && x.column_stride != 1) {
+            for (int r = 0; r < wanted; r += W) load_turned(x, r, rows, columns, K, out);
+            return;
+        }
+    for (int r = 0; r < wanted; ++r) {
+        for (int d = 0; d < WHOLE; d += W)
+            store(out + r * K + d, r < rows && d < columns ? load_strided(x, r, d, columns) : vf(0.0f));
+        if constexpr (WHOLE != K)
+            store(out + r * K + WHOLE, r < rows ? load_strided(x, r, WHOLE, columns) : vf(0.0f), K - WHOLE);
+    }
+}
 
 // Panels with the N rows of a piece as columns (K of attention): out is K deep and N wide.
 template <int N, int K, class X, class E>
@@ -117,6 +143,25 @@ void pack_rows(const X& x, int rows, int columns, E* out) {
                 store(reinterpret_cast<float*>(to), as_float(((even >> 16) & 0xffff) | odd));
             }
         }
+    }
+}
+
+// A row-major tile [K][STRIDE] of which N columns count, as the right operand of a product, K deep and N wide; rows from
+// `rows` on become zero. Where panels are rows as they lie, it stays where it is.
+template <class E, int K, int N, int STRIDE> constexpr bool is_panel() {
+    return Unit<E>::elements == 1 && N <= PANEL && N == STRIDE;
+}
+template <class E, int K, int N, int STRIDE> constexpr int right_operand_size() {
+    return is_panel<E, K, N, STRIDE>() ? 1 : K * N;
+}
+template <int K, int N, int STRIDE, class E> const E* right_operand(E* tile, int rows, E* spare) {
+    if constexpr (is_panel<E, K, N, STRIDE>()) {
+        for (int r = rows; r < K; ++r)
+            for (int c = 0; c < N; c += W) store(tile + r * STRIDE + c, vf(0.0f));
+        return tile;
+    } else {
+        pack_rows<K, N>(Rows<const E>{tile, STRIDE, 1}, rows, N, spare);
+        return spare;
     }
 }
 

@@ -1,0 +1,72 @@
+"""C++ text of sums in memory that several instances add to, each in its turn or in any order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...ir.errors import LoweringError
+from ...ir.expr import Expr, Op
+from ...ir.printer import print_statement
+from ...ir.program import All, Alloc, Grid, Param, Program, ReduceAdd, TileAxis, statements
+from ...ir.shapes import Shapes
+from ...ir.spec import Dim
+from .expressions import identifier
+
+if TYPE_CHECKING:
+    from .body import BodyWriter
+
+
+def turns_of(tensor: str) -> str:
+    """The name of the array that counts, per tile, how many have added to a tensor."""
+    return f"{identifier(tensor)}_turns"
+
+
+def reduced(program: Program) -> tuple[str, ...]:
+    """Tensors that something is added to, in the order of the text."""
+    return tuple(dict.fromkeys(s.target.name for s in statements(program.body) if isinstance(s, ReduceAdd)))
+
+
+def is_ordered(grid: Grid) -> bool:
+    """Whether instances of a grid wait for each other, so that they must start in the order of their numbers."""
+    return any(isinstance(s, ReduceAdd) and s.after is not None for s in statements(grid.body))
+
+
+def turn_dims(program: Program, shapes: Shapes, tensor: str) -> list[tuple[Dim | Expr, int]]:
+    """Of each dimension along which a tensor's tiles are numbered: its size, and how much of it a tile is."""
+    target = next(s.target for s in statements(program.body) if isinstance(s, ReduceAdd) and s.target.name == tensor)
+    found = shapes.tensors[tensor]
+    assert isinstance(found, (Alloc, Param))
+    tiles = [shapes.tiles[i.name].tile if isinstance(i, TileAxis) else 1 for i in target.indices]
+    pairs = zip(found.dims, target.indices, tiles, strict=True)
+    return [(dim, tile) for dim, item, tile in pairs if not isinstance(item, All)]
+
+
+def reduce_add(w: BodyWriter, s: ReduceAdd) -> None:
+    """target += tile, alone at it: after those of lower ranks, or when nobody else is there."""
+    shapes = w.frame.shapes
+    if s.value.op is not Op.VAR or len(shapes.ref_axes(s.target)) != 2:
+        raise LoweringError(f"{print_statement(s)}: the cpu target adds whole tiles of rows x columns, by their names")
+    name = str(s.value.attr)
+    rows, columns = shapes.names[name].axes
+    items = [item for item in s.target.indices if not isinstance(item, All)]
+    at = [identifier(item.name) if isinstance(item, TileAxis) else w.scalar(item) for item in items]
+    turn = f"*a.{turns_of(s.target.name)}.at({', '.join(at)})"
+    if s.after is None:
+        w.add(f"enter({turn});")
+    else:
+        rank = w.scalar(s.after)
+        w.add(f"wait_for_turn({turn}, {rank});")
+    place, steps = _place(w, s, (rows, columns))
+    stride = w.frame.storage.stride(name)
+    w.add(f"add_tile({place}, {steps}, {identifier(name)}, {stride}, {w.valid(rows)}, {w.valid(columns)});")
+    w.add(f"leave({turn});" if s.after is None else f"pass_turn({turn});")
+
+
+def _place(w: BodyWriter, s: ReduceAdd, axes: tuple[str, str]) -> tuple[str, str]:
+    """C++ text of the target's first element, and of its steps along a tile's rows and columns."""
+    upended = w.frame.storage.upended.get(s.target.name)
+    if upended is None:
+        return w.at(s.target), ", ".join(w.stride(s.target, axis) for axis in axes)
+    row = w.frame.shapes.ref_axes(s.target)[0]
+    return w.block(s.target), ", ".join("1" if axis == row else str(upended) for axis in axes)
+
