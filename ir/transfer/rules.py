@@ -83,9 +83,9 @@ def set_regions(program: Program, spec: AttentionSpec) -> Program:
     bodies = {"score": of_sequence(program, spec.score), "keep": of_sequence(program, spec.keep)}
     regions = [replace(r, body=bodies.get(r.name, r.body)) for r in program.regions]
     if spec.normaliser.weight is not None:
-        regions.append(_region("weight", SCORE_PARAMETERS, of_sequence(program, spec.normaliser.weight)))
+        regions.append(region_of("weight", SCORE_PARAMETERS, of_sequence(program, spec.normaliser.weight)))
     if spec.normaliser.after is not None:
-        regions.append(_region("after", MASK_PARAMETERS, of_sequence(program, spec.normaliser.after)))
+        regions.append(region_of("after", MASK_PARAMETERS, of_sequence(program, spec.normaliser.after)))
     return replace(program, regions=tuple(regions))
 
 
@@ -96,7 +96,8 @@ def of_sequence(program: Program, expr: Expr) -> Expr:
     return substitute(expr, {size: call(name, (var("b"),), Kind.INT) for size, name in lengths.items()})
 
 
-def _region(name: str, params: tuple[str, ...], body: Expr) -> Region:
+def region_of(name: str, params: tuple[str, ...], body: Expr) -> Region:
+    """A region of integers, and of the score s."""
     return Region(name, tuple(RegionParam(p, Kind.FLOAT if p == "s" else Kind.INT) for p in params), body)
 
 
