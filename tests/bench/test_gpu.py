@@ -12,7 +12,7 @@ from tilewright.bench import gpu
 from tilewright.bench.implementations import implementations_for
 from tilewright.bench.measure import Session, measure
 from tilewright.bench.peak import peaks_for
-from tilewright.bench.rows import PEAK, read_rows
+from tilewright.bench.rows import PEAK, read_rows, write_rows
 from tilewright.bench.suites import SUITES
 from tilewright.bench.timing import CudaTimer
 
@@ -90,11 +90,13 @@ def test_a_suite_out_of_time_keeps_what_it_measured(mock_gpu, monkeypatch: pytes
     assert [row.case for row in read_rows(tmp_path / "rows.json")] == [f"case-{n}" for n in seen]
 
 
-def test_a_suite_that_fails_leaves_its_rows(mock_gpu, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_a_suite_that_fails_leaves_its_rows(mock_gpu, monkeypatch: pytest.MonkeyPatch, tmp_path, timed_row) -> None:
     """The process ends with an error; what is in the file counts, and the file is taken away."""
-    script = "import sys; open(sys.argv[3], 'w').write('[]'); sys.exit(3)"
+    rows = [timed_row("a", "tilewright", 2.0)]
+    write_rows(tmp_path / "measured.json", rows)
+    script = f"import shutil, sys; shutil.copy('{tmp_path}/measured.json', sys.argv[4]); sys.exit(3)"
     monkeypatch.setattr(gpu.sys, "executable", _python(tmp_path, script))
-    assert gpu._suite("forward", tmp_path / "rows.json", 30.0) == ([], False)
+    assert gpu._suite("forward", tmp_path / "rows.json", 30.0) == (rows, False)
     assert not (tmp_path / "rows.json").exists()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -143,7 +143,14 @@ def test_lengths_share_their_kernels(llama: hf_models.Pair, monkeypatch: pytest.
     """Prompts of many lengths, padded on either side, and their tokens: nothing is traced again."""
     generated(llama.ours, ragged())
     generated(llama.ours, ragged((9, 9)))
-    monkeypatch.setattr(specialisers, "trace", None)
+    traced: list[object] = []
+    trace = specialisers.trace
+
+    def counted(function: Callable[..., Any], *rest: Any) -> Any:
+        traced.append(function)
+        return trace(function, *rest)
+
+    monkeypatch.setattr(specialisers, "trace", counted)
     for length in (2, 7, 16, 33, 60):
         for inputs in (
             ragged((length, length // 2)),
@@ -153,6 +160,7 @@ def test_lengths_share_their_kernels(llama: hf_models.Pair, monkeypatch: pytest.
             with torch.no_grad():
                 llama.ours(**inputs)
             generated(llama.ours, inputs, cache_implementation="static")
+    assert traced == []
 
 
 def test_real_weights() -> None:

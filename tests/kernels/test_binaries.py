@@ -105,7 +105,7 @@ def test_a_library_that_does_not_load_is_told_and_the_source_built(causal: tw.Ke
     assert torch.equal(kernel(*qkv()), causal(*qkv()))
 
 
-def test_another_version_s_library_is_not_used(saved: Path) -> None:
+def test_another_version_s_library_is_not_used(saved: Path, causal: tw.Kernel) -> None:
     manifest = json.loads((saved / "manifest.json").read_text()) | {"tilewright": "0.0.1"}
     source = saved / manifest["source"]
     source.write_text("// of another version\n" + source.read_text())
@@ -113,7 +113,8 @@ def test_another_version_s_library_is_not_used(saved: Path) -> None:
     manifest["sha256"][source.name] = hashlib.sha256(source.read_bytes()).hexdigest()
     (saved / "manifest.json").write_text(json.dumps(manifest))
     with pytest.warns(BinaryWarning, match=r"saved by Tilewright 0\.0\.1"):
-        tw.load(saved, binary=True)
+        kernel = tw.load(saved, binary=True)
+    assert torch.equal(kernel(*qkv()), causal(*qkv()))
 
 
 def test_libraries_for_several_levels(saved: Path, causal: tw.Kernel, tmp_path: Path) -> None:
