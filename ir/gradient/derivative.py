@@ -79,7 +79,7 @@ def _sum(x: Expr, y: Expr) -> Expr:
 
 
 def _product(factor: Expr, slope: Expr) -> Expr:
-    """factor * slope, where a slope of zero stays zero: f * where(c, x, 0) -> where(c, f * x, 0); 1 / y * x -> x / y."""
+    """factor * slope, where zero stays zero: f * where(c, x, 0) -> where(c, f * x, 0); 1 / y * x is x / y."""
     if factor is ZERO or slope is ZERO:
         return ZERO
     if factor is ONE:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import Kind
+from ..errors import ShapeError
 from ..evaluate import Array, evaluate
 from ..expr import Expr
 from ..reference import LEAST_SCORE, bind_sizes, reference
@@ -24,11 +25,12 @@ def reference_backward(spec: AttentionSpec, *tensors: Any, do: Any, dlse: Any = 
 
     tensors: q, k, v and the captured ones, of any float type. do: [B, Hq, M, Dv]; dlse: [B, Hq, M], the gradient of
     the returned lse, None for zero. Rows that keep nothing, and pairs that are left out, have gradients of zero.
+    Raises ShapeError where one does not fit, and what `differentiate` raises.
     """
     o, lse = reference(spec, *tensors)
     backward = differentiate(spec)
-    do = np.asarray(do, np.float64)
-    dlse = np.zeros(lse.shape) if dlse is None else np.asarray(dlse, np.float64)
+    do = _of_shape(spec, "do", do, o.shape)
+    dlse = np.zeros(lse.shape) if dlse is None else _of_shape(spec, "dlse", dlse, lse.shape)
     with np.errstate(all="ignore"):
         pairs = _pairs(spec, tensors)
         q, k, v = (pairs.tensors[name] for name in ("q", "k", "v"))
@@ -38,13 +40,20 @@ def reference_backward(spec: AttentionSpec, *tensors: Any, do: Any, dlse: Any = 
         p = sources.pop("p")
         ds = _times(sources[Source.VALUE], pairs.of(backward.slope))
         columns = _contract(ds.swapaxes(-1, -2), q), _contract((p * pairs.after).swapaxes(-1, -2), do)
-        dk, dv = (x.reshape(len(q), -1, spec.group, *x.shape[2:]).sum(2) for x in columns)
+        dk, dv = (_sum_of_groups(x, spec.group) for x in columns)
         gradients = {"dq": _contract(ds, k), "dk": dk, "dv": dv}
         known = {gradient.tensor.name: gradient for gradient in backward.captured}
         for tensor in spec.captured:
             if tensor.dtype.kind is Kind.FLOAT:
                 gradients[tensor.name] = _captured(known.get(tensor.name), pairs.tensors[tensor.name], pairs, sources)
     return gradients
+
+
+def _of_shape(spec: AttentionSpec, name: str, given: Any, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(given, np.float64)
+    if array.shape != shape:
+        raise ShapeError(f"{spec.name}: {name} has shape {array.shape}, wanted {shape}")
+    return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,11 @@ def _captured(gradient: CapturedGradient | None, tensor: Array, pairs: _Pairs, s
             place = place * size + pairs.of(index)[..., : source.shape[-1]]
         total += np.bincount(place.ravel(), amount.ravel(), total.size)
     return total.reshape(tensor.shape)
+
+
+def _sum_of_groups(x: Array, group: int) -> Array:
+    """[B, Hq, N, D] -> [B, Hkv, N, D]."""
+    return np.asarray(x.reshape(len(x), x.shape[1] // group, group, *x.shape[2:]).sum(axis=2))
 
 
 def _times(x: Array, factor: Array) -> Array:
