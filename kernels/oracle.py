@@ -26,7 +26,7 @@ from ..ir.spec import AttentionSpec
 from .dtypes import as_array, to_torch
 from .lowprecision import low_precision, one_by_one
 
-__all__ = ["Expected", "Truth", "distance", "expect"]
+__all__ = ["Expected", "Truth", "distance", "expect", "in_fp64"]
 
 Function = Callable[..., Any]
 LOW = {torch.float16, torch.bfloat16, torch.float32}
@@ -165,7 +165,7 @@ def _with_defined_rows(user: Array, spec_o: Array, spec_lse: Array, v: Array) ->
 def _exactly(function: Function, tensors: Sequence[torch.Tensor]) -> Array:
     """The user's function in fp64."""
     raised = [tensor.to(torch.float64) if tensor.is_floating_point() else tensor.clone() for tensor in tensors]
-    with torch.no_grad(), _default_float64(), _RaisePrecision():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), in_fp64():
         return _output(function(*raised)).astype(np.float64)
 
 
@@ -175,6 +175,13 @@ def _output(result: Any) -> Array:
     if not isinstance(first, torch.Tensor):
         raise UnsupportedSpec(f"the function returned {type(first).__name__}; wanted a tensor [B, Hq, M, Dv]")
     return as_array(first)
+
+
+@contextmanager
+def in_fp64() -> Iterator[None]:
+    """Whatever runs here computes in fp64, also where it names a lower floating type."""
+    with _default_float64(), _RaisePrecision():  # type: ignore[no-untyped-call]
+        yield
 
 
 @contextmanager

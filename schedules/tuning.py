@@ -47,6 +47,10 @@ SPLIT_TILES = (
     (8, 1 << 30, (16, 2)),
 )
 
+# Backward: kv rows x q columns of a tile by widest head dimension. On the CPU a tile's rows are keys.
+BACKWARD = "flash_backward"
+CPU_BACKWARD_TILES = ((128, (64, 128)), (256, (64, 64)), (1 << 30, (32, 32)))
+
 
 def form_for(target: str, rows: int, keys: int) -> str:
     """The form that serves a call; sizes of the call decide, but never its batch, so that bits do not depend on it."""
@@ -71,6 +75,13 @@ def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Or
         tables = RAGGED_MMA_SYNC_TILES if form == RAGGED else MMA_SYNC_TILES
     rows, columns = next(tiles for limit, tiles in tables[_on_gpu(spec.dtype)] if width <= limit)
     return Orchestration((("m", rows), ("n", columns)))
+
+
+def choose_backward(spec: AttentionSpec, target: str, arch: str) -> Orchestration:
+    """The orchestration that the transfer of a backward program starts from; `m` are query rows, `n` keys."""
+    width = max(spec.head_dim, spec.value_dim)
+    rows, columns = next(tiles for limit, tiles in CPU_BACKWARD_TILES if width <= limit)
+    return Orchestration((("m", rows), ("n", columns)), is_packed=target == "cpu")
 
 
 def _on_gpu(dtype: DType) -> DType:

@@ -1,0 +1,111 @@
+"""One compiled backward: its program, its tables, and a run that gives dq, dk and dv."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...ir.gradient import Backward
+from ...ir.program import TileAt, statements
+from ...ir.spec import AttentionSpec
+from ...ir.transfer import pack_operands, retile, set_launch
+from ...ir.transfer.backward import transfer_backward, upend_sums
+from ...lowering import TARGETS
+from ...schedules.tuning import BACKWARD, choose_backward
+from ..arguments import bind_sizes
+from ..compiled import Compiled, Stages, lower_program
+from ..references import reference_program
+from .tables import Order, Tables, block_classes, is_data_dependent, make_tables
+
+__all__ = ["Gradient", "Known", "compile_backward"]
+
+MAX_TABLES = 64
+OUTPUTS = ("dq", "dk", "dv")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the forward leaves for the backward. lse is None where the normaliser has none, d_lse where nobody asks.
+
+    o [B, Hq, M, Dv], lse [B, Hq, M]; d_o, d_lse: gradients that arrive, of the same shapes.
+    """
+
+    o: torch.Tensor
+    lse: torch.Tensor | None
+    d_o: torch.Tensor
+    d_lse: torch.Tensor | None = None
+
+
+def compile_backward(
+    backward: Backward, target: str, arch: str | None = None, *, is_ordered: bool = True, stages: Stages | None = None
+) -> Compiled:
+    """Backward of a spec -> program -> source, for one target. Nothing is built yet.
+
+    is_ordered: the same bits in every run; otherwise sums are added as they come.
+    """
+    stages = stages or Stages()
+    arch = arch or TARGETS[target].default_arch()
+    how = choose_backward(backward.spec, target, arch)
+    with stages.stage("transfer"):
+        program = transfer_backward(reference_program(BACKWARD), backward, is_ordered=is_ordered)
+        program = set_launch(retile(program, dict(how.tiles)), how.warps, how.stages)
+        if how.is_packed:
+            program = upend_sums(pack_operands(program))
+    return lower_program(program, target, arch, spec=backward.spec, stages=stages)
+
+
+class Gradient:
+    """A compiled backward and the tables of the masks that it has met. May be called by several threads."""
+
+    def __init__(self, compiled: Compiled, spec: AttentionSpec, order: Order | None = None) -> None:
+        self.compiled = compiled
+        self.spec = spec
+        self.order = order or Order()
+        self._tables: dict[object, Tables] = {}
+        self._lock = threading.Lock()
+        tiles = {s.name: s.tiles.tile for s in statements(compiled.program.body) if isinstance(s, TileAt)}
+        self.tile = tiles["m"], tiles["n"]
+
+    def __call__(self, tensors: Sequence[torch.Tensor], known: Known) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """dq, dk and dv of q, k, v and the captured tensors, in new memory of the types and shapes of q, k and v."""
+        q, k, v = tensors[:3]
+        sizes = {**self.compiled.fixed, **bind_sizes(self.spec.tensors, tensors)}
+        if 0 in (sizes["B"], sizes["Hq"], sizes["M"], sizes["N"]):
+            return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        tables = self.tables(sizes, tensors)
+        given = self._given(tensors, known, tables.to(q.device))
+        found = self.compiled.run(given, sizes | tables.sizes)
+        return found["dq"], found["dk"], found["dv"]
+
+    def _given(self, tensors: Sequence[torch.Tensor], known: Known, tables: Tables) -> list[torch.Tensor]:
+        """What the program takes, in its order."""
+        shape = known.o.shape[:3]
+        named = dict(zip((param.name for param in self.compiled.inputs), tensors, strict=False))
+        nothing = torch.zeros((), dtype=torch.float32, device=known.o.device).expand(shape)
+        named |= {"o": known.o, "d_o": known.d_o, "lse": nothing if known.lse is None else known.lse}
+        named |= {"d_lse": nothing if known.d_lse is None else known.d_lse}
+        named |= {"jobs": tables.jobs, "lists": tables.lists, "visits": tables.visits}
+        return [named[param.name] for param in self.compiled.inputs]
+
+    def tables(self, sizes: Mapping[str, int], tensors: Sequence[torch.Tensor]) -> Tables:
+        """The tables for these sizes and captured tensors; made where the mask's tiles are new."""
+        own = {name: size for name, size in sizes.items() if name not in ("D", "Dv")}
+        key: object = tuple(sorted(own.items()))
+        captured = {t.name: x for t, x in zip(self.spec.tensors, tensors, strict=True)}
+        classes = None
+        if is_data_dependent(self.spec):
+            classes = block_classes(self.spec, self.tile, sizes, captured)
+            key = key, classes.tobytes()
+        found = self._tables.get(key)
+        if found is None:
+            if classes is None:
+                classes = block_classes(self.spec, self.tile, sizes, captured)
+            found = make_tables(classes, sizes, self.order)
+            with self._lock:
+                if len(self._tables) >= MAX_TABLES:
+                    self._tables.clear()
+                self._tables[key] = found
+        return found
