@@ -32,8 +32,10 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     q [B, Hq, M, D], k [B, Hkv, N, D], v [B, Hkv, N, Dv] in float32, bfloat16 or float16 -> o [B, Hq, M, Dv].
 
     spec: the function, or an AttentionSpec. target: "cpu", "triton", or "auto" (the GPU if the tensors are
-    on one). deterministic: the forward always gives the same bits, so this changes nothing until there is a
-    backward. arch: the target's architecture (None: this machine's). example: (q, k, v, *captured) to trace
+    on one). backward: the kernel may be differentiated, by q, k, v and floating captured tensors; the backward is
+    compiled and verified at the first call with a tensor that requires grad. deterministic: gradients have the same bits
+    in every run, for any number of threads and in any place of a batch (the forward always has); it is also what
+    torch.use_deterministic_algorithms(True) asks for. arch: the target's architecture (None: this machine's). example: (q, k, v, *captured) to trace
     with at once; without it tracing waits for the first call. verify: check each specialisation against the
     function in fp64.
 
@@ -41,7 +43,7 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     BuildError when the compiler fails, VerificationError when the kernel disagrees with the function.
     """
     options = Options(target, arch, backward, deterministic, engine, verify)
-    kernel = Kernel(_specialiser(spec, options))
+    kernel = Kernel(_specialiser(spec, options), is_differentiable=backward)
     if example is not None:
         kernel.prepare(*example)
     return kernel

@@ -18,7 +18,7 @@ from ..ir.spec import AttentionSpec, TensorSpec
 from ..lowering import TARGETS
 from .compiled import Compiled, Stages, lower_program
 from .files import write_text
-from .forms import runs_here
+from .machine import runs_here
 from .options import NOT_YET
 from .references import FOLDER, reference_program
 from .report import Report

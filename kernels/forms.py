@@ -16,10 +16,12 @@ from ..ir.spec import AttentionSpec
 from ..schedules.tuning import DENSE, form_for
 from .compiled import Compiled, Stages, compile_spec
 from .dtypes import to_torch
+from .gradients.gradients import Gradients
+from .machine import runs_here
 from .options import Options
 from .verification import Subject, verify_compiled
 
-__all__ = ["Forms", "finish", "runs_here"]
+__all__ = ["Forms", "finish"]
 
 
 class Forms:
@@ -31,6 +33,15 @@ class Forms:
         self._options = options
         self._function = function
         self._compiled: dict[str, Compiled] = {}
+        self._gradients: Gradients | None = None
+
+    def gradients(self, tensors: Sequence[torch.Tensor]) -> Gradients:
+        """What differentiates any of the forms. `tensors`: an example, where verification has none yet."""
+        if self._gradients is None:
+            example = None if self._function is None else tuple(tensor.detach() for tensor in tensors)
+            subject = Subject(self.spec, self._function, example)
+            self._gradients = Gradients(subject, self._target, self._options, self.pick)
+        return self._gradients
 
     def pick(self, tensors: Sequence[torch.Tensor], stages: Stages | None = None) -> Compiled:
         """The form for these tensors; made and verified when it is new, with `stages` begun by who traced it."""
@@ -63,7 +74,3 @@ def finish(compiled: Compiled, subject: Subject, options: Options) -> Compiled:
         raise VerificationError(f"{what}: {compiled.report}")
     return compiled
 
-
-def runs_here(target: str) -> bool:
-    """Whether this machine has a device that the target's kernels run on."""
-    return target == "cpu" or torch.cuda.is_available()

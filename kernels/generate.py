@@ -60,7 +60,7 @@ def generate(request: Request, progress: Progress | None = None) -> dict[str, An
 def _make(request: Request, progress: Progress | None) -> dict[str, Any]:
     """The way from the function to a checked kernel, without writing it anywhere."""
     from .compiled import Stages, compile_spec
-    from .forms import runs_here
+    from .machine import runs_here
     from .saved import MANIFEST, contents, manifest_text
     from .spec_source import example_tensors, load_source
     from .specialisers import trace

@@ -15,11 +15,13 @@ from typing import NoReturn, Protocol
 
 import torch
 
-from ..ir.errors import TilewrightError
+from ..ir.errors import TilewrightError, UnsupportedSpec
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
 from .arguments import check_attention
 from .compiled import Compiled
+from .gradients.gradient import Known
+from .gradients.gradients import Gradients
 from .plan import Output, Plan, Tensors, make_plan, refuse_grad
 from .report import Report
 from .torch_ops import Described, Runner, call_through_op, content_key_of, is_recorded, is_watched, kept_at, local_key
@@ -28,6 +30,7 @@ from .tracing import autocast, describe, elsewhere, example_of, fold, is_plain, 
 __all__ = ["Kernel", "Specialiser"]
 
 MAX_PLANS = 4096
+WITH_ANY_LSE = 2  # of the operator's `sizes`: an lse for the backward, zeros where there is none
 
 
 class Specialiser(Protocol):
@@ -35,6 +38,9 @@ class Specialiser(Protocol):
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The form that serves these tensors; UnsupportedSpec, ShapeError or DTypeError if none can."""
+
+    def gradients(self, tensors: Sequence[torch.Tensor]) -> Gradients:
+        """What differentiates that form."""
 
 
 class Kernel(Runner):
@@ -48,8 +54,12 @@ class Kernel(Runner):
     scaled_dot_product_attention casts its own.
     """
 
-    def __init__(self, specialiser: Specialiser, compiled: Compiled | None = None) -> None:
+    def __init__(
+        self, specialiser: Specialiser, compiled: Compiled | None = None, *, is_differentiable: bool = False
+    ) -> None:
+        self.is_differentiable = is_differentiable
         self._specialiser = specialiser
+        self._gradients: dict[object, Gradients] = {}
         self._plans: dict[object, Plan] = {}
         self._compiled = compiled
         self._lock = threading.RLock()
@@ -73,6 +83,37 @@ class Kernel(Runner):
         return self._watched(tensors, return_lse, out) if is_watched() else self._direct(tensors, return_lse, out)
 
     def _direct(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
+        if self.is_differentiable and wants_gradient(tensors) and not needs_op(tensors):
+            return self._differentiable(tensors, return_lse, out)
+        return self._planned(tensors, return_lse, out)
+
+    def _differentiable(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
+        """A call that is a node of the autograd graph."""
+        from .gradients.function import attend
+
+        if out is not None:
+            raise UnsupportedSpec("out= with a tensor that requires grad", hint="leave out= away, or detach the inputs")
+        gradients = self.gradients_for(tensors)
+        if return_lse and not gradients.has_lse:
+            raise UnsupportedSpec("return_lse=True: this attention has no log-sum-exp (its normaliser is no softmax)")
+        outputs = attend(lambda given, with_lse: self._planned(given, with_lse, None), gradients, tensors)
+        return (outputs[0], outputs[1]) if return_lse else outputs[0]
+
+    def gradients_for(self, tensors: Tensors) -> Gradients:
+        """What differentiates the form for these tensors, its backward not compiled yet."""
+        key = _layout(tensors, False, None)
+        found = self._gradients.get(key)
+        if found is None:
+            check_attention(tensors)
+            make = self._specialiser.gradients
+            with self._lock:
+                found = make(tensors) if is_plain() else elsewhere(lambda: make([tensor.detach() for tensor in tensors]))
+                if len(self._gradients) >= MAX_PLANS:
+                    self._gradients.clear()
+                self._gradients[key] = found
+        return found
+
+    def _planned(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
         plan = self._plans.get(_layout(tensors, return_lse, out))
         if plan is None or (plan.checked and not plan.covers(tensors)):
             if needs_op(tensors):
@@ -97,12 +138,15 @@ class Kernel(Runner):
         return self._direct(tensors, return_lse, out)
 
     def _through_op(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
-        runner = self
-        if not torch.compiler.is_dynamo_compiling():
-            if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        runner, wanted = self, int(return_lse)
+        if wants_gradient(tensors):
+            if self.is_differentiable:
+                wanted = WITH_ANY_LSE
+            elif not torch.compiler.is_dynamo_compiling():
                 refuse_grad()
-            runner = self._exported(tensors) if torch.compiler.is_exporting() else self
-        outputs = call_through_op(runner, tensors, (int(return_lse),))
+        if not torch.compiler.is_dynamo_compiling() and torch.compiler.is_exporting():
+            runner = self._exported(tensors)
+        outputs = call_through_op(runner, tensors, (wanted,))
         o = outputs[0] if out is None else out.copy_(outputs[0])
         return (o, outputs[1]) if return_lse else o
 
@@ -120,14 +164,40 @@ class Kernel(Runner):
         return kernel
 
     def describe(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> Described:
-        """For the operator: o, and lse where `sizes` is (1,)."""
+        """For the operator: o, and lse where `sizes` is not (0,)."""
         return describe(tensors, bool(sizes[0]))
 
     def run(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         """For the operator: the outputs that `describe` promises."""
         plain = tuple(tensor.as_subclass(torch.Tensor) for tensor in tensors)
-        result = self._direct(plain, bool(sizes[0]), None)
-        return [result] if isinstance(result, torch.Tensor) else list(result)
+        with torch.no_grad():
+            has_lse = bool(sizes[0])
+            if sizes[0] == WITH_ANY_LSE:
+                has_lse = self.gradients_for(plain).has_lse
+            result = self._planned(plain, has_lse, None)
+            outputs = [result] if isinstance(result, torch.Tensor) else list(result)
+            if sizes[0] == WITH_ANY_LSE and not has_lse:
+                outputs.append(plain[0].new_zeros(plain[0].shape[:3], dtype=torch.float32))
+        return outputs
+
+    def check_gradient(self) -> None:
+        """For the operator: refuse to be differentiated, where the kernel was not compiled for it."""
+        if not self.is_differentiable:
+            refuse_grad()
+
+    def differentiate(
+        self, tensors: Sequence[torch.Tensor], known: Sequence[torch.Tensor], wanted: Sequence[bool]
+    ) -> list[torch.Tensor]:
+        """For the operator: the gradients that are wanted. known: o, lse, and their gradients."""
+        plain = tuple(tensor.as_subclass(torch.Tensor) for tensor in tensors)
+        with torch.no_grad():
+            gradients = self.gradients_for(plain)
+            gradients.prepare(wanted)
+            o, lse, d_o, d_lse = known
+            has_lse = gradients.has_lse
+            asked = Known(o, lse if has_lse else None, d_o, d_lse if has_lse else None)
+            found = gradients.run(plain, asked, wanted)
+        return [gradient for gradient in found if gradient is not None]
 
     def fold(self, count: int, tensors: Sequence[torch.Tensor], dims: Sequence[int | None]) -> list[torch.Tensor]:
         """For the operator: vmap's dimension goes into B."""
@@ -195,6 +265,11 @@ class Kernel(Runner):
             "a Kernel is not pickled or deep-copied; share the object within a process, and between processes use "
             "kernel.save(DIRECTORY) and tilewright.load(DIRECTORY)"
         )
+
+
+def wants_gradient(tensors: Tensors) -> bool:
+    """Whether torch will want to differentiate a call with these tensors."""
+    return torch.is_grad_enabled() and any([getattr(tensor, "requires_grad", False) for tensor in tensors])
 
 
 def _layout(tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> object:

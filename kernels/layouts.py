@@ -19,7 +19,7 @@ from ..ir.spec import AttentionSpec
 from .arguments import Signature, bind_sizes, check_device
 from .compiled import Compiled, Stages
 from .dtypes import from_torch, to_torch
-from .forms import runs_here
+from .machine import runs_here
 from .layout_arguments import LAYOUTS, Given
 from .layout_forms import compile_layout
 from .layout_reads import Reads

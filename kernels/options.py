@@ -11,17 +11,17 @@ __all__ = ["Options"]
 NOT_YET = {
     "cuda": "target 'cuda' is not available in this release; on NVIDIA GPUs use target='triton'",
     "llm": "engine 'llm' is not available in this release; use engine='rules'",
-    "backward": (
-        "backward=True: gradients are not available in this release; compile the forward (backward=False) "
-        "and keep the PyTorch function for training"
-    ),
 }
 TARGETS = ("auto", "cpu", "triton")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """target: auto, cpu or triton. arch: the target's, None for this machine's. verify: check when built."""
+    """target: auto, cpu or triton. arch: the target's, None for this machine's. verify: check when built.
+
+    backward: calls may be differentiated. deterministic: gradients have the same bits in every run (the forward always
+    has); `torch.use_deterministic_algorithms(True)` asks for that as well.
+    """
 
     target: str = "auto"
     arch: str | None = None
@@ -31,8 +31,8 @@ class Options:
     verify: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compiled. The forward is deterministic as it is: no option changes it."""
-        for asked in (self.target, self.engine, "backward" if self.backward else ""):
+        """Refuse what cannot be compiled."""
+        for asked in (self.target, self.engine):
             if asked in NOT_YET:
                 raise UnsupportedSpec(NOT_YET[asked])
         if self.target not in TARGETS:

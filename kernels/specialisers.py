@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from ..ir.errors import ShapeError
+from ..ir.errors import ShapeError, UnsupportedSpec
 from ..ir.spec import AttentionSpec
 from .arguments import Signature, bind_sizes, signature_of
 from .compiled import Compiled, Stages
 from .forms import Forms
+from .gradients.gradients import Gradients
 from .options import Options
 from .verification import Subject
 
@@ -30,18 +31,27 @@ class FunctionSpecialiser:
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled form for these tensors; lifted, lowered, built and verified when it is new."""
-        target = self._options.resolve_target(tensors[0].device.type)
-        key = signature_of(tensors), target
-        known = self._table.setdefault(key, [])
-        for forms in known:
-            if fits(forms.spec, tensors):
-                return forms.pick(tensors)
-        stages = Stages()
+        forms = self._known(tensors)
+        if forms is not None:
+            return forms.pick(tensors)
+        target, stages = self._options.resolve_target(tensors[0].device.type), Stages()
         spec = trace(self._function, tensors, stages).spec
         forms = Forms(spec, target, self._options, self._function)
         compiled = forms.pick(tensors, stages)
-        known.append(forms)
+        self._table.setdefault((signature_of(tensors), target), []).append(forms)
         return compiled
+
+    def gradients(self, tensors: Sequence[torch.Tensor]) -> Gradients:
+        """What differentiates the form for these tensors."""
+        self.specialise(tensors)
+        forms = self._known(tensors)
+        assert forms is not None
+        return forms.gradients(tensors)
+
+    def _known(self, tensors: Sequence[torch.Tensor]) -> Forms | None:
+        target = self._options.resolve_target(tensors[0].device.type)
+        known = self._table.get((signature_of(tensors), target), ())
+        return next((forms for forms in known if fits(forms.spec, tensors)), None)
 
 
 class SpecSpecialiser:
@@ -54,24 +64,43 @@ class SpecSpecialiser:
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled spec, for tensors that fit it."""
+        return self._forms(tensors).pick(tensors)
+
+    def gradients(self, tensors: Sequence[torch.Tensor]) -> Gradients:
+        """What differentiates the compiled spec."""
+        return self._forms(tensors).gradients(tensors)
+
+    def _forms(self, tensors: Sequence[torch.Tensor]) -> Forms:
         check_fits(self._spec, tensors)
         target = self._options.resolve_target(tensors[0].device.type)
         if target not in self._table:
             self._table[target] = Forms(self._spec, target, self._options, None)
-        return self._table[target].pick(tensors)
+        return self._table[target]
 
 
 class FixedSpecialiser:
     """One compiled form, as loaded from a directory; nothing is ever traced."""
 
-    def __init__(self, compiled: Compiled) -> None:
+    def __init__(self, compiled: Compiled, options: Options | None = None) -> None:
         self._compiled = compiled
+        self._options = options or Options()
+        self._gradients: Gradients | None = None
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled form, for tensors that fit it."""
         if self._compiled.spec is not None:
             check_fits(self._compiled.spec, tensors)
         return self._compiled
+
+    def gradients(self, tensors: Sequence[torch.Tensor]) -> Gradients:
+        """What differentiates the form, from its spec; UnsupportedSpec for one that was made from program text alone."""
+        if self._gradients is None:
+            spec = self._compiled.spec
+            if spec is None:
+                raise UnsupportedSpec("a kernel from program text alone has no gradients: what it computes is not known")
+            target, options = self._compiled.lowered.target, self._options
+            self._gradients = Gradients(Subject(spec), target, options, lambda _: self._compiled)
+        return self._gradients
 
 
 def check_fits(spec: AttentionSpec, tensors: Sequence[torch.Tensor]) -> None:

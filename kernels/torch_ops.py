@@ -1,7 +1,7 @@
 """One torch operator for every kernel, for the parts of torch that record or transform calls.
 
 `tilewright::call(str key, Tensor[] tensors, SymInt[] sizes) -> Tensor[]` runs the kernel registered under a key.
-It has a fake implementation, a batching rule and a refusal of gradients; torch.compile, torch.export, vmap,
+It has a fake implementation, a batching rule, and its gradient is the operator `tilewright::gradient`; torch.compile, torch.export, vmap,
 FakeTensorMode and dispatch modes see this one operator and nothing of what is behind it. Eager calls do not
 use it.
 
@@ -36,6 +36,7 @@ Tensors = Sequence[torch.Tensor]
 Described = list[tuple[Sequence[int], torch.dtype]]
 
 LOCAL = f"local-{secrets.token_hex(8)}"  # compiled graphs are cached on disk: no two processes share these keys
+OUTPUTS = 2  # o and lse, which a backward reads
 _numbers = itertools.count()
 _runners: dict[str, Runner] = {}
 
@@ -51,6 +52,17 @@ class Runner:
 
     def run(self, tensors: Tensors, sizes: Sequence[int]) -> list[torch.Tensor]:
         """The outputs, in new memory."""
+        raise NotImplementedError
+
+    def check_gradient(self) -> None:
+        """Raise unless the runner can be differentiated."""
+        from .plan import refuse_grad
+
+        refuse_grad()
+
+    def differentiate(self, tensors: Tensors, known: Tensors, wanted: Sequence[bool]) -> list[torch.Tensor]:
+        """The gradients of the tensors that are wanted. known: o, lse and the gradients of both."""
+        del tensors, known, wanted
         raise NotImplementedError
 
     def fold(self, count: int, tensors: Tensors, dims: Sequence[int | None]) -> list[torch.Tensor]:
@@ -171,18 +183,57 @@ def _batched(
     return [output.unflatten(0, (info.batch_size, -1)) for output in outputs], [0] * len(outputs)
 
 
-def _no_backward(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+# Its gradient is an operator as well, so that graphs of the backward have one node for it.
+
+_library.define(  # type: ignore[no-untyped-call]
+    "gradient(str key, Tensor[] tensors, Tensor[] known, bool[] wanted) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@functools.partial(_library.impl, "gradient", dispatch_key="CompositeExplicitAutograd")
+def _run_gradient(
+    key: str, tensors: list[torch.Tensor], known: list[torch.Tensor], wanted: list[bool]
+) -> list[torch.Tensor]:
+    return _find(key).differentiate(tensors, known, wanted)
+
+
+def _fake_gradient(
+    key: str, tensors: list[torch.Tensor], known: list[torch.Tensor], wanted: list[bool]
+) -> list[torch.Tensor]:
+    del key, known
+    pairs = zip(tensors, wanted, strict=True)
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x, is_wanted in pairs if is_wanted]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
     """Called where an input requires grad and grad mode is on."""
-    from .plan import refuse_grad
+    key, tensors, _ = inputs
+    _find(key).check_gradient()
+    if len(output) < OUTPUTS:
+        raise TilewrightError("tilewright::call is differentiable where its sizes ask for an lse; call the kernel instead")
+    ctx.key, ctx.count = key, len(tensors)
+    ctx.save_for_backward(*tensors, *output)
 
-    del ctx, inputs, output
-    refuse_grad()
+
+def _backward(ctx: Any, grads: Sequence[torch.Tensor | None]) -> tuple[None, list[torch.Tensor | None], None]:
+    saved = ctx.saved_tensors
+    tensors, outputs = list(saved[: ctx.count]), list(saved[ctx.count :])
+    wanted = [x.is_floating_point() and bool(need) for x, need in zip(tensors, ctx.needs_input_grad[1], strict=True)]
+    arrived = [torch.zeros_like(out) if grad is None else grad for out, grad in zip(outputs, grads, strict=True)]
+    found = iter(torch.ops.tilewright.gradient(ctx.key, tensors, [*outputs, *arrived], wanted))
+    return None, [next(found) if is_wanted else None for is_wanted in wanted], None
 
 
-def _backward(ctx: Any, *grads: Any) -> None:
-    raise AssertionError("forward has refused")
+def _refuse_second(ctx: Any, *grads: Any) -> None:
+    from .gradients.function import refuse_second_derivative
+
+    del ctx, grads
+    refuse_second_derivative()
 
 
 torch.library.register_fake("tilewright::call", _fake, lib=_library)
 torch.library.register_vmap("tilewright::call", _batched, lib=_library)
-torch.library.register_autograd("tilewright::call", _backward, setup_context=_no_backward, lib=_library)
+torch.library.register_autograd("tilewright::call", _backward, setup_context=_save, lib=_library)
+torch.library.register_fake("tilewright::gradient", _fake_gradient, lib=_library)
+torch.library.register_autograd("tilewright::gradient", _refuse_second, lib=_library)
