@@ -227,6 +227,30 @@ def _example(dtype: str | None, shape: str | None) -> Any:
 
 
 @app.command()
+def schedule(  # noqa: PLR0913 - one parameter per option of the contract
+    mask: Annotated[str, typer.Option(help="causal, full, window:W, document:L1,L2,… or FILE.npy, in tiles.")],
+    tiles: Annotated[str, typer.Option(help="NQxNK, such as 32x32.")],
+    heads: Annotated[int, typer.Option(help="Heads of one sequence.")] = 1,
+    workers: Annotated[int, typer.Option(help="How many workers to plan for.")] = 132,
+    compute: Annotated[float, typer.Option(help="Cost of computing a tile.")] = 1.0,
+    reduce: Annotated[float, typer.Option(help="Cost of adding a tile into dQ.")] = 0.25,
+    order: Annotated[str, typer.Option(help="An order's name, safe, greedy, or all.")] = "all",
+    overlap: Annotated[int, typer.Option(help="Unreduced tiles that computing may be ahead; 0: serial.")] = 0,
+    latency: Annotated[float, typer.Option(help="Time between the sums of two workers into one tile.")] = 0.0,
+    jitter: Annotated[float, typer.Option(help="Fraction by which computing costs are off, by chance.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw timelines: .svg or .html.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare deterministic backward schedules of a block mask."""
+    from .schedules.command import Request, schedule_command
+
+    request = Request(mask, tiles, heads, workers, compute, reduce, order, overlap, latency, jitter, seed, plot)
+    with _summary(json) as show:
+        show(*schedule_command(request))
+
+
+@app.command()
 def bench(
     suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...", help="Default: all.")] = None,
     target: Target = "auto",
