@@ -63,12 +63,17 @@ inline vf gather(const f16* p, vi at, vm m) {
 }
 inline vm gather(const bool* p, vi at, vm m) { return m & ((gather_word(p, at, m) & 0xff) != 0); }
 inline vi gather(const std::uint8_t* p, vi at, vm m) { return gather_word(p, at, m) & 0xff; }
+inline vi gather(const std::int8_t* p, vi at, vm m) { return (gather_word(p, at, m) << 24) >> 24; }
+inline vi gather(const std::int16_t* p, vi at, vm m) { return (gather_word(p, at, m) << 16) >> 16; }
 inline vi gather(const std::int64_t* p, vi at, vm m) {  // the low 32 bits
     return gather(reinterpret_cast<const std::int32_t*>(p), at * 2, m);
 }
 template <class T> auto gather(const T* p, vi at) { return gather(p, at, mask_of(true)); }
 
 inline vm load(const bool* p, int count = W) { return gather(p, iota(), lanes_below(count)); }
+inline vi load(const std::uint8_t* p, int count = W) { return gather(p, iota(), lanes_below(count)); }
+inline vi load(const std::int8_t* p, int count = W) { return gather(p, iota(), lanes_below(count)); }
+inline vi load(const std::int16_t* p, int count = W) { return gather(p, iota(), lanes_below(count)); }
 inline vi load(const std::int64_t* p, int count = W) { return gather(p, iota(), lanes_below(count)); }
 
 }  // namespace tw
