@@ -86,6 +86,8 @@ def _product(factor: Expr, slope: Expr) -> Expr:
         return slope
     if _is_partly_zero(slope):
         return _choose(slope.args[0], _product(factor, slope.args[1]), ZERO)
+    if _is_partly_zero(factor):
+        return _choose(factor.args[0], _product(factor.args[1], slope), ZERO)
     return slope / factor.args[1] if factor.op is Op.DIV and factor.args[0] is ONE else factor * slope
 
 
@@ -112,7 +114,7 @@ def _power_by_base(r: Expr, x: Expr, y: Expr) -> Expr:
     if is_const(y, 0):
         return ZERO
     slope = y * apply(Op.POW, x, y - 1.0)
-    return slope if is_const(y) else select(apply(Op.EQ, y, ZERO), ZERO, slope)
+    return slope if is_const(y) else _choose(apply(Op.NE, y, ZERO), slope, ZERO)
 
 
 def _power_by_exponent(r: Expr, x: Expr, y: Expr) -> Expr:
@@ -120,7 +122,7 @@ def _power_by_exponent(r: Expr, x: Expr, y: Expr) -> Expr:
     slope = r * apply(Op.LOG, x)
     if is_const(x) and number(x) > 0:
         return slope
-    return select(apply(Op.EQ, x, ZERO) & (y >= 0.0), ZERO, slope)
+    return _choose(apply(Op.NE, x, ZERO) | (y < 0.0), slope, ZERO)
 
 
 PARTIALS: dict[Op, tuple[Partial, ...]] = {

@@ -26,6 +26,8 @@ ROW = var("i")
 TABLE = load("t", (ROW,), Kind.FLOAT)
 OTHER = load("t", (ROW + 1,), Kind.FLOAT)
 POINTS = np.array([-3.0, -1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0, 3.25])
+INEXACT = UNARY_FLOAT - {Op.FLOOR} | {Op.POW, Op.DIV}
+ZERO = const(0.0)
 FUNCTIONS = [Op.NEG, Op.ABS, *sorted(UNARY_FLOAT, key=str)]
 FLOATING = [Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX, Op.POW, *FUNCTIONS]
 OPERANDS = [(S, TABLE), (TABLE, S), (S, const(0.0)), (const(0.5), S), (S, const(2.0)), (S, const(3)), (S, S * 0.5)]
@@ -96,15 +98,34 @@ nodes = st.one_of(
 )
 
 
+def compared(e):
+    """Pairs of floats whose order decides what an operation gives, or what its derivative is."""
+    if e.op in (Op.LT, Op.LE, Op.MIN, Op.MAX):
+        return [e.args]
+    if e.op is Op.FLOOR:
+        return [(e.args[0], apply(Op.FLOOR, e.args[0] + 0.5))]
+    return [(arg, ZERO) for arg in e.args] if e.op in (Op.ABS, Op.POW) else []
+
+
+def turns_over(e, t):
+    """Where computed floats that are compared are so close that the last bit decides: NumPy and PyTorch differ in it."""
+    close = np.zeros(POINTS.shape, bool)
+    for node in walk(e):
+        if any(inner.op in INEXACT for inner in walk(node)):
+            for x, y in compared(node):
+                x, y = value(x, POINTS, t), value(y, POINTS, t)
+                close |= np.abs(x - y) < 1e-9 * (1.0 + np.abs(x))
+    return close
+
+
 @settings(max_examples=250, deadline=None)
-@given(floats, st.sampled_from([S, TABLE, OTHER]), st.sampled_from([0.5, 1.0, -1.0, 0.0]))
+@given(floats.map(simplify), st.sampled_from([S, TABLE, OTHER]), st.sampled_from([0.5, 1.0, -1.0, 0.0]))
 def test_random(e, by, at):
-    """Compared before simplification: what a comparison or a bound says may turn over with the last bit."""
-    wanted = by_autograd(e, by, POINTS, (at, 2.0))
-    inner = [value(x, POINTS, (at, 2.0)) for x in walk(e) if x.kind is Kind.FLOAT]
-    is_tame = np.all([np.isfinite(x) & (np.abs(x) < 1e6) for x in inner], axis=0) & np.isfinite(wanted)
-    is_tame &= np.abs(wanted) < 1e6
-    got = value(derivative(e, by), POINTS, (at, 2.0))
+    t = (at, 2.0)
+    wanted = by_autograd(e, by, POINTS, t)
+    inner = [wanted, *(value(x, POINTS, t) for x in walk(e) if x.kind is Kind.FLOAT)]
+    is_tame = np.all([np.isfinite(x) & (np.abs(x) < 1e6) for x in inner], axis=0) & ~turns_over(e, t)
+    got = value(derivative(e, by), POINTS, t)
     np.testing.assert_allclose(got[is_tame], wanted[is_tame], rtol=1e-6, atol=1e-6)
 
 
