@@ -112,8 +112,8 @@ def turns_over(e, t):
     close = np.zeros(POINTS.shape, bool)
     for node in walk(e):
         if any(inner.op in INEXACT for inner in walk(node)):
-            for x, y in compared(node):
-                x, y = value(x, POINTS, t), value(y, POINTS, t)
+            for pair in compared(node):
+                x, y = (value(operand, POINTS, t) for operand in pair)
                 close |= np.abs(x - y) < 1e-9 * (1.0 + np.abs(x))
     return close
 
