@@ -8,7 +8,7 @@ Where the mathematics leaves a choice, it is torch autograd's:
 
     abs at 0                            0
     max(x, 0.0) at 0                    0, as relu; clamp(min=0) lifts to the same node, and PyTorch gives it 1
-    max(x, c), min(x, c) at c           1, as clamp, for other literals c; hardtanh lifts to the same, and has 0
+    max(x, c), min(x, c) at c           1 elsewhere, as clamp (min(x, 0.0) too); hardtanh lifts to the same, and has 0
     max(x, y), min(x, y) where equal    half each, as torch.maximum and torch.minimum
     x ** 0 by x, 0 ** y by y            0
     floor, sign, comparisons, conversions to and from integers    0

@@ -40,7 +40,15 @@ def test_example(path):
     check(function, lift(function, tensors), tensors)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+def dialects():
+    """All; those before softcap only spell softmax and masks in their ways, whose backward is that of plain attention."""
+    names = list(VARIANTS)
+    for n, name in enumerate(names):
+        is_plain = n < names.index("softcap") and name not in ("textbook", "captured_additive", "rows_without_keys")
+        yield pytest.param(name, marks=[pytest.mark.slow] if is_plain else [], id=name)
+
+
+@pytest.mark.parametrize("name", list(dialects()))
 def test_dialect(name):
     function, captured = VARIANTS[name]
     torch.manual_seed(0)
