@@ -47,8 +47,9 @@ SPLIT_TILES = (
     (8, 1 << 30, (16, 2)),
 )
 
-# Backward: kv rows x q columns of a tile by widest head dimension. On the CPU a tile's rows are keys.
-BACKWARD = "flash_backward"
+# Backward: query rows x keys of a tile by widest head dimension. Where float32 is multiplied, operands are read along
+# either axis and tiles have queries as rows; dot products and tile registers want keys as rows.
+BACKWARD_ROWS, BACKWARD_KEYS = "flash_backward_rows", "flash_backward"
 CPU_BACKWARD_TILES = ((128, (64, 128)), (256, (64, 64)), (1 << 30, (32, 32)))
 
 
@@ -75,6 +76,11 @@ def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Or
         tables = RAGGED_MMA_SYNC_TILES if form == RAGGED else MMA_SYNC_TILES
     rows, columns = next(tiles for limit, tiles in tables[_on_gpu(spec.dtype)] if width <= limit)
     return Orchestration((("m", rows), ("n", columns)))
+
+
+def backward_form(spec: AttentionSpec, target: str) -> str:
+    """The name of the expert's backward program that suits a target and element type."""
+    return BACKWARD_ROWS if target == "cpu" and spec.dtype is not DType.BF16 else BACKWARD_KEYS
 
 
 def choose_backward(spec: AttentionSpec, target: str, arch: str) -> Orchestration:

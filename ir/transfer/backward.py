@@ -266,24 +266,26 @@ def drop_dead(program: Program, backward: Backward) -> Program:
     return replace(program, params=params)
 
 
-def upend_sums(program: Program) -> Program:
-    """Lay out memory that transposed tiles are added to as these tiles are.
+def tile_sums(program: Program) -> Program:
+    """Lay out memory that whole tiles are added to as these tiles are.
 
     rewrite:
-        dq_sum = alloc(f32[B, Hq, M, D])      ->      dq_sum = alloc(f32[B, Hq, M, D], layout="upended:64")
-    needs: nothing; sums of tiles that lie as their place does are left as they are.
+        dq_sum = alloc(f32[B, Hq, M, D])      ->      dq_sum = alloc(f32[B, Hq, M, D], layout="tiles:64")
+    or, where the tiles are transposed, layout="upended:64".
+    needs: nothing.
     """
     shapes = infer(program)
-    blocks: dict[str, int] = {}
+    layouts: dict[str, str] = {}
     for statement in statements(program.body):
         if isinstance(statement, ReduceAdd) and statement.value.op is Op.VAR:
             axes, place = shapes.axes(statement.value), shapes.ref_axes(statement.target)
-            if len(axes) == 2 and axes == place[::-1] and place[0] in shapes.tiles:
-                blocks[statement.target.name] = shapes.tiles[place[0]].tile
+            if len(axes) == 2 and set(axes) == set(place) and place[0] in shapes.tiles:
+                order = "tiles" if axes == place else "upended"
+                layouts[statement.target.name] = f"{order}:{shapes.tiles[place[0]].tile}"
 
     def edit(statement: Statement) -> Statement:
-        if isinstance(statement, Alloc) and statement.name in blocks:
-            return replace(statement, layout=f"upended:{blocks[statement.name]}")
+        if isinstance(statement, Alloc) and statement.name in layouts:
+            return replace(statement, layout=layouts[statement.name])
         return statement
 
     return edit_program(program, edit)
@@ -299,4 +301,4 @@ PASSES: tuple[Callable[[Program, Backward], Program], ...] = (
     drop_dead,
 )
 
-__all__ = ["PASSES", "renamed_captured", "transfer_backward", "upend_sums"]
+__all__ = ["PASSES", "renamed_captured", "transfer_backward", "tile_sums"]

@@ -108,6 +108,8 @@ def _right_operands(program: Program, shapes: Shapes) -> list[tuple[Load, str]]:
             continue
         axes = shapes.ref_axes(loads[statement.right].source)
         order = "rows" if axes[-1] in shapes.gemm(statement).axes else "columns"
+        if any(isinstance(s, Gemm) and s.left == statement.right for s in statements(program.body)):
+            order = "tiles"
         if axes[0] in shapes.tiles and len(axes) == 2:
             layout = f"{order}:{shapes.tiles[axes[0]].tile}"
             found += [(load, layout) for load in every if load.name == statement.right]

@@ -12,15 +12,15 @@ from ...ir.gradient import Backward
 from ...ir.program import TileAt, statements
 from ...ir.spec import AttentionSpec
 from ...ir.transfer import pack_operands, retile, set_launch
-from ...ir.transfer.backward import transfer_backward, upend_sums
+from ...ir.transfer.backward import tile_sums, transfer_backward
 from ...lowering import TARGETS
-from ...schedules.tuning import BACKWARD, choose_backward
+from ...schedules.tuning import backward_form, choose_backward
 from ..arguments import bind_sizes
 from ..compiled import Compiled, Stages, lower_program
 from ..references import reference_program
 from .tables import Order, Tables, block_classes, is_data_dependent, make_tables
 
-__all__ = ["Gradient", "Known", "compile_backward"]
+__all__ = ["Gradient", "Known", "arguments", "compile_backward"]
 
 MAX_TABLES = 64
 OUTPUTS = ("dq", "dk", "dv")
@@ -50,11 +50,22 @@ def compile_backward(
     arch = arch or TARGETS[target].default_arch()
     how = choose_backward(backward.spec, target, arch)
     with stages.stage("transfer"):
-        program = transfer_backward(reference_program(BACKWARD), backward, is_ordered=is_ordered)
+        program = transfer_backward(reference_program(backward_form(backward.spec, target)), backward, is_ordered=is_ordered)
         program = set_launch(retile(program, dict(how.tiles)), how.warps, how.stages)
         if how.is_packed:
-            program = upend_sums(pack_operands(program))
+            program = tile_sums(pack_operands(program))
     return lower_program(program, target, arch, spec=backward.spec, stages=stages)
+
+
+def arguments(
+    compiled: Compiled, tensors: Sequence[torch.Tensor], known: Known, others: Mapping[str, torch.Tensor] | None = None
+) -> list[torch.Tensor]:
+    """What a program takes, in its order: q, k, v and the captured tensors come first, whatever the program calls them."""
+    named = dict(zip((param.name for param in compiled.inputs), tensors, strict=False))
+    nothing = torch.zeros((), dtype=torch.float32, device=known.o.device).expand(known.o.shape[:3])
+    named |= {"o": known.o, "d_o": known.d_o, "lse": nothing if known.lse is None else known.lse}
+    named |= {"d_lse": nothing if known.d_lse is None else known.d_lse, **(others or {})}
+    return [named[param.name] for param in compiled.inputs]
 
 
 class Gradient:
@@ -76,19 +87,11 @@ class Gradient:
         if 0 in (sizes["B"], sizes["Hq"], sizes["M"], sizes["N"]):
             return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         tables = self.tables(sizes, tensors)
-        given = self._given(tensors, known, tables.to(q.device))
+        moved = tables.to(q.device)
+        of_tables = {"jobs": moved.jobs, "lists": moved.lists, "visits": moved.visits}
+        given = arguments(self.compiled, tensors, known, of_tables)
         found = self.compiled.run(given, sizes | tables.sizes)
         return found["dq"], found["dk"], found["dv"]
-
-    def _given(self, tensors: Sequence[torch.Tensor], known: Known, tables: Tables) -> list[torch.Tensor]:
-        """What the program takes, in its order."""
-        shape = known.o.shape[:3]
-        named = dict(zip((param.name for param in self.compiled.inputs), tensors, strict=False))
-        nothing = torch.zeros((), dtype=torch.float32, device=known.o.device).expand(shape)
-        named |= {"o": known.o, "d_o": known.d_o, "lse": nothing if known.lse is None else known.lse}
-        named |= {"d_lse": nothing if known.d_lse is None else known.d_lse}
-        named |= {"jobs": tables.jobs, "lists": tables.lists, "visits": tables.visits}
-        return [named[param.name] for param in self.compiled.inputs]
 
     def tables(self, sizes: Mapping[str, int], tensors: Sequence[torch.Tensor]) -> Tables:
         """The tables for these sizes and captured tensors; made where the mask's tiles are new."""

@@ -30,28 +30,43 @@ class Upcoming:
 
 def product(w: BodyWriter, s: Gemm) -> None:
     """left x right (+ into) of one tile."""
+    if s.name not in w.frame.storage.summed:
+        write_product(w, s, identifier(s.name))
+
+
+def write_product(w: BodyWriter, s: Gemm, target: str, start: str | None = None) -> None:
+    """The product into `target`, which begins with what `into` says, or with `start`."""
     shapes, storage = w.frame.shapes, w.frame.storage
     assert isinstance(s.left, str)
     assert isinstance(s.right, str)
     rows, columns = shapes.names[s.name].axes
     depth = next(axis for axis in shapes.names[s.left].axes if axis not in (rows, columns))
     dtype = C_TYPE[storage.operand[s.left]]
-    size = (
-        f"{round_up(shapes.extent(rows), LANES)}, {round_up(shapes.extent(columns), LANES)}, "
-        f"padded_depth<{dtype}>({shapes.extent(depth)})"
-    )
-    left, right, name = identifier(s.left), identifier(s.right), identifier(s.name)
-    if s.right in storage.left:
+    tall, wide = round_up(shapes.extent(rows), LANES), round_up(shapes.extent(columns), LANES)
+    size = f"{tall}, {wide}, padded_depth<{dtype}>({shapes.extent(depth)})"
+    left, right = identifier(s.left), identifier(s.right)
+    if s.right in storage.left and s.right not in storage.plain:
         right = _from_the_right(w, s.right)
-    scale = f"ones<{round_up(shapes.extent(rows), LANES)}>()"
+    start = start or ("FROM_ZERO" if s.into is None else "SCALED" if s.into.op is Op.MUL else "ADDED")
+    scale = "nullptr"
     if s.into is not None and s.into.op is Op.MUL:
         scale = identifier(next(str(arg.attr) for arg in s.into.args if arg.attr != s.name))
+    is_across = depth != storage.axes(s.left)[-1]
+    if is_across:
+        w.add(f"clear_rows<{size.rpartition(', ')[2]}>({left}, {w.valid(depth)}, {storage.stride(s.left)});")
     if s.right in storage.streamed:
-        _multiply(w, s, scale)
-    elif s.into is None:
-        w.add(f"gemm<{size}>({left}, {right}, {name}, {w.valid(rows)});")
+        _multiply(w, s, f"ones<{tall}>()" if scale == "nullptr" else scale)
+    elif is_across or s.right in storage.plain:
+        steps = ", ".join(storage.step_of(s.left, axis) for axis in (rows, depth))
+        lie = f"Lie<{steps}, {storage.plain.get(s.right, 'PANEL')}>"
+        how = "plain" if s.right in storage.plain else "packed"
+        w.add(f"gemm_{how}<{size}, {start}, {lie}>({left}, {right}, {scale}, {target}, {w.valid(rows)});")
+    elif start == "FROM_ZERO":
+        w.add(f"gemm<{size}>({left}, {right}, {target}, {w.valid(rows)});")
+    elif start == "ADDED":
+        w.add(f"gemm_add<{size}>({left}, {right}, {target}, {w.valid(rows)});")
     else:
-        w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {name}, {w.valid(rows)});")
+        w.add(f"gemm_into<{size}>({left}, {right}, {scale}, {target}, {w.valid(rows)});")
 
 
 def _from_the_right(w: BodyWriter, name: str) -> str:

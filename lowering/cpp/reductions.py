@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op
 from ...ir.printer import print_statement
-from ...ir.program import All, Alloc, Grid, Param, Program, ReduceAdd, TileAxis, statements
+from ...ir.program import All, Alloc, Gemm, Grid, Param, Program, ReduceAdd, TileAxis, statements
 from ...ir.shapes import Shapes
 from ...ir.spec import Dim
 from .expressions import identifier
+from .products import write_product
 
 if TYPE_CHECKING:
     from .body import BodyWriter
@@ -56,6 +57,11 @@ def reduce_add(w: BodyWriter, s: ReduceAdd) -> None:
     else:
         rank = w.scalar(s.after)
         w.add(f"wait_for_turn({turn}, {rank});")
+    if name in w.frame.storage.summed:
+        made = next(x for x in statements(w.program.body) if isinstance(x, Gemm) and x.name == name)
+        write_product(w, made, w.block(s.target), "ADDED")
+        w.add(f"leave({turn});" if s.after is None else f"pass_turn({turn});")
+        return
     place, steps = _place(w, s, (rows, columns))
     stride = w.frame.storage.stride(name)
     w.add(f"add_tile({place}, {steps}, {identifier(name)}, {stride}, {w.valid(rows)}, {w.valid(columns)});")
@@ -64,9 +70,9 @@ def reduce_add(w: BodyWriter, s: ReduceAdd) -> None:
 
 def _place(w: BodyWriter, s: ReduceAdd, axes: tuple[str, str]) -> tuple[str, str]:
     """C++ text of the target's first element, and of its steps along a tile's rows and columns."""
-    upended = w.frame.storage.upended.get(s.target.name)
-    if upended is None:
+    steps = w.block_steps(s.target)
+    if steps is None:
         return w.at(s.target), ", ".join(w.stride(s.target, axis) for axis in axes)
     row = w.frame.shapes.ref_axes(s.target)[0]
-    return w.block(s.target), ", ".join("1" if axis == row else str(upended) for axis in axes)
+    return w.block(s.target), ", ".join(str(steps[0] if axis == row else steps[1]) for axis in axes)
 

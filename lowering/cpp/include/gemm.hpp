@@ -1,5 +1,6 @@
 // The two matrix products of attention on one tile, in the fastest form the instruction set has.
 #pragma once
+#include <algorithm>
 #include "gemm_lanes.hpp"
 #include "gemm_tiles.hpp"
 
@@ -19,13 +20,33 @@ template <class T> constexpr int padded_depth(int d) { return round_up(d, Operan
 // c = a b, for row-major a [M][K] and c [M][N], and b [K][N] packed in panels (pack.hpp). With `rows`, only
 // the first rows of c are wanted; the others hold anything.
 template <int M, int N, int K> void gemm(const float* a, const float* b, float* c, int rows = M) {
-    panels<M, N, K, false>(a, b, nullptr, c, rows);
+    panels<M, N, K, FROM_ZERO>(a, b, nullptr, c, rows);
 }
 
 // c = c * scale + a b, with one factor per row of c.
 template <int M, int N, int K>
 void gemm_into(const float* a, const float* b, const float* scale, float* c, int rows = M) {
-    panels<M, N, K, true>(a, b, scale, c, rows);
+    panels<M, N, K, SCALED>(a, b, scale, c, rows);
+}
+
+// c = c + a b.
+template <int M, int N, int K> void gemm_add(const float* a, const float* b, float* c, int rows = M) {
+    panels<M, N, K, ADDED>(a, b, nullptr, c, rows);
+}
+
+// The same with operands that lie as L says: the right one in plain rows, or packed in panels.
+template <int M, int N, int K, Start START, class L>
+void gemm_plain(const float* a, const float* b, const float* scale, float* c, int rows) {
+    plain_panels<M, N, K, START, L>(a, b, scale, c, rows);
+}
+template <int M, int N, int K, Start START, class L>
+void gemm_packed(const float* a, const float* b, const float* scale, float* c, int rows) {
+    packed_panels<M, N, K, START, L>(a, b, scale, c, rows);
+}
+
+// Rows of a left operand that its products read along: those that do not exist must be zero.
+template <int K, class E> void clear_rows(E* tile, int rows, int stride) {
+    if (rows < K) std::fill(tile + rows * stride, tile + K * stride, E(0.0f));
 }
 
 #if defined(__AMX_BF16__)
@@ -37,13 +58,19 @@ void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c, int r
     scale_rows<M, N>(scale, c, rows);
     tile_panels<M, N, K, true>(a, b, c, rows);
 }
+template <int M, int N, int K> void gemm_add(const bf16* a, const bf16* b, float* c, int rows = M) {
+    tile_panels<M, N, K, true>(a, b, c, rows);
+}
 #elif defined(__AVX512BF16__) && defined(__AVX512F__)
 template <int M, int N, int K> void gemm(const bf16* a, const bf16* b, float* c, int rows = M) {
-    panels<M, N, K, false>(a, b, nullptr, c, rows);
+    panels<M, N, K, FROM_ZERO>(a, b, nullptr, c, rows);
 }
 template <int M, int N, int K>
 void gemm_into(const bf16* a, const bf16* b, const float* scale, float* c, int rows = M) {
-    panels<M, N, K, true>(a, b, scale, c, rows);
+    panels<M, N, K, SCALED>(a, b, scale, c, rows);
+}
+template <int M, int N, int K> void gemm_add(const bf16* a, const bf16* b, float* c, int rows = M) {
+    panels<M, N, K, ADDED>(a, b, nullptr, c, rows);
 }
 #endif
 

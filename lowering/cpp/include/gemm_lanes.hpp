@@ -42,19 +42,28 @@ template <> struct Unit<bf16> {
 };
 #endif
 
-// c[ROWS][VECS*W] = a[ROWS][K] b[K][VECS*W] + (INTO ? c * scale[row] : 0)
-template <int ROWS, int VECS, int K, bool INTO, class E>
+// Where operands lie: element (r, k) of the left one at r * row + k * step, row k of the right one at k * right.
+template <int ROW, int STEP, int RIGHT> struct Lie {
+    static constexpr int row = ROW, step = STEP, right = RIGHT;
+};
+enum Start { FROM_ZERO, SCALED, ADDED };  // what a product begins with: nothing, c * scale[row], c
+
+// c[ROWS][VECS*W] = a[ROWS][K] b[K][VECS*W] + what it begins with
+template <int ROWS, int VECS, int K, Start START, class L, class E>
 inline void block(const E* a, const E* b, const float* scale, float* c, int ldc) {
     using U = Unit<E>;
     vf acc[ROWS][VECS];
     TW_UNROLL for (int r = 0; r < ROWS; ++r)
-        TW_UNROLL for (int v = 0; v < VECS; ++v)
-            acc[r][v] = INTO ? load(c + r * ldc + v * W) * scale[r] : vf(0.0f);
+        TW_UNROLL for (int v = 0; v < VECS; ++v) {
+            if constexpr (START == FROM_ZERO) acc[r][v] = vf(0.0f);
+            else if constexpr (START == ADDED) acc[r][v] = load(c + r * ldc + v * W);
+            else acc[r][v] = load(c + r * ldc + v * W) * scale[r];
+        }
     for (int k = 0; k < K; k += U::elements) {
         vf right[VECS];
-        TW_UNROLL for (int v = 0; v < VECS; ++v) right[v] = U::row(b + k * VECS * W + v * W * U::elements);
+        TW_UNROLL for (int v = 0; v < VECS; ++v) right[v] = U::row(b + k * L::right + v * W * U::elements);
         TW_UNROLL for (int r = 0; r < ROWS; ++r) {
-            vf left = U::broadcast(a + r * K + k);
+            vf left = U::broadcast(a + r * L::row + k * L::step);
             TW_UNROLL for (int v = 0; v < VECS; ++v) acc[r][v] = U::accumulate(acc[r][v], left, right[v]);
         }
     }
@@ -63,24 +72,40 @@ inline void block(const E* a, const E* b, const float* scale, float* c, int ldc)
 }
 
 // The first `rows` of M rows of one panel of VECS vectors, rounded up to whole register blocks.
-template <int M, int VECS, int K, bool INTO, class E>
+template <int M, int VECS, int K, Start START, class L, class E>
 inline void panel(const E* a, const E* b, const float* scale, float* c, int ldc, int rows) {
     constexpr int FIT = ACCUMULATORS / VECS, ROWS = FIT < MAX_ROWS ? FIT : MAX_ROWS, WHOLE = M / ROWS * ROWS;
     for (int m = 0; m < WHOLE && m < rows; m += ROWS)
-        block<ROWS, VECS, K, INTO>(a + m * K, b, scale + m, c + m * ldc, ldc);
+        block<ROWS, VECS, K, START, L>(a + m * L::row, b, scale + m, c + m * ldc, ldc);
     if constexpr (WHOLE != M)
         if (rows > WHOLE)
-            block<M - WHOLE, VECS, K, INTO>(a + WHOLE * K, b, scale + WHOLE, c + WHOLE * ldc, ldc);
+            block<M - WHOLE, VECS, K, START, L>(a + WHOLE * L::row, b, scale + WHOLE, c + WHOLE * ldc, ldc);
 }
 
-// The N columns as panels of PANEL columns and one narrower panel.
-template <int M, int N, int K, bool INTO, class E>
-inline void panels(const E* a, const E* b, const float* scale, float* c, int rows) {
+// The N columns as panels of PANEL columns and one narrower panel, each packed for itself; the left operand as L says.
+template <int M, int N, int K, Start START, class L, class E>
+inline void packed_panels(const E* a, const E* b, const float* scale, float* c, int rows) {
     static_assert(N % W == 0 && K % Unit<E>::elements == 0, "pad columns to vectors and depth to units");
     constexpr int REST = N % PANEL / W;
+    using Whole = Lie<L::row, L::step, PANEL>;
+    using Narrow = Lie<L::row, L::step, REST * W>;
     int n = 0;
-    for (; n + PANEL <= N; n += PANEL) panel<M, MAX_VECS, K, INTO>(a, b + n * K, scale, c + n, N, rows);
-    if constexpr (REST != 0) panel<M, REST, K, INTO>(a, b + n * K, scale, c + n, N, rows);
+    for (; n + PANEL <= N; n += PANEL) panel<M, MAX_VECS, K, START, Whole>(a, b + n * K, scale, c + n, N, rows);
+    if constexpr (REST != 0) panel<M, REST, K, START, Narrow>(a, b + n * K, scale, c + n, N, rows);
+}
+template <int M, int N, int K, Start START, class E>
+inline void panels(const E* a, const E* b, const float* scale, float* c, int rows) {
+    packed_panels<M, N, K, START, Lie<K, 1, 0>>(a, b, scale, c, rows);
+}
+
+// The same for a right operand in plain rows, L::right apart.
+template <int M, int N, int K, Start START, class L>
+inline void plain_panels(const float* a, const float* b, const float* scale, float* c, int rows) {
+    static_assert(N % W == 0, "pad columns to vectors");
+    constexpr int REST = N % PANEL / W;
+    int n = 0;
+    for (; n + PANEL <= N; n += PANEL) panel<M, MAX_VECS, K, START, L>(a, b + n, scale, c + n, N, rows);
+    if constexpr (REST != 0) panel<M, REST, K, START, L>(a, b + n, scale, c + n, N, rows);
 }
 
 }  // namespace tw
