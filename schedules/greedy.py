@@ -9,8 +9,9 @@ that many workers to be resident.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ from .issue import Issue
 from .plan import Frame, Plan, assemble
 from .work import Work
 
-__all__ = ["Reserved", "reserve", "to_plan"]
+__all__ = ["Reserved", "Ring", "reserve", "rings", "to_plan"]
 
 Busy = dict[int, int]  # tick -> q tiles, as bits
+Ring = NDArray[np.intp]
 Moments = tuple[list[int], list[int]]  # q tiles, ticks of their reductions
 MAX_CLASSES = 1 << 21  # visits x different costs that are worth the time
 
@@ -44,27 +46,40 @@ class _Costs:
     compute: int | None  # None: differs between tiles
 
 
-def reserve(work: Work, issue: Issue, workers: int, is_down: bool) -> Reserved:
-    """Plan work in ticks. A job visits the next tile below (above) its last that is free at the moment, around."""
+def reserve(work: Work, issue: Issue, workers: int, ring: Ring) -> Reserved:
+    """Plan work in ticks. q tiles form a ring; a job visits the one before its last that is free at the moment.
+
+    ring: a permutation of the q tiles; the first visit is the last of the ring that is free.
+    """
     reduce, compute = int(work.reduce), _one_cost(work)
     costs = _Costs(reduce, reduce + int(work.latency), compute)
-    num_q = work.mask.shape[1]
-    bits = np.arange(num_q) if is_down else np.arange(num_q)[::-1]
-    columns = _columns(work.mask if is_down else work.mask[:, ::-1])
+    columns = _columns(work.mask[:, ring])
+    names = ring.tolist()
     busy: list[Busy] = [{} for _ in range(work.heads)]
     free = [0] * workers
     makespan, moments = 0, []
     for head, kv in issue:
         todo = columns[head][kv]
         if compute is None:
-            classes = _classes(work.compute[head, bits, kv], todo)
+            classes = _classes(work.compute[head, ring, kv], todo)
             found, end = _place_uneven(todo, free[0], busy[head], costs, classes)
         else:
             found, end = _place(todo, free[0], busy[head], costs)
-        moments.append(found if is_down else ([num_q - 1 - q for q in found[0]], found[1]))
+        moments.append(([names[bit] for bit in found[0]], found[1]))
         heapq.heapreplace(free, end)
         makespan = max(makespan, end)
     return Reserved(issue, moments, makespan)
+
+
+def rings(work: Work) -> Iterator[Ring]:
+    """As the tiles lie, by number of contributors, the other way round, and in strides."""
+    num_q = work.mask.shape[1]
+    yield np.arange(num_q)
+    yield np.argsort(work.mask.sum(axis=(0, 2)), kind="stable")
+    yield np.arange(num_q)[::-1]
+    for stride in range(2, num_q):
+        if gcd(stride, num_q) == 1:
+            yield np.arange(num_q) * stride % num_q
 
 
 def _one_cost(work: Work) -> int | None:

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.errors import ScheduleError
+from .issue import without_waits
 from .plan import Frame, Job, Plan, assemble, spread
 from .simulate import with_residency
 from .work import Bools, Work
 
-__all__ = ["NAMED", "STATIC", "named_plan", "reason_missing"]
+__all__ = ["NAMED", "STATIC", "least_end", "named_plan", "reason_missing"]
 
 Order = NDArray[np.intp]
 
@@ -65,13 +66,28 @@ def reason_missing(name: str, work: Work) -> str | None:
     return None
 
 
-def _turns(name: str, turns: tuple[Turn, ...]) -> Callable[[Work, int], Plan]:
+def least_end(name: str, work: Work, workers: int) -> float:
+    """When the order would end if nobody ever waited; quick, and never above its makespan."""
+    head, kv, length = work.jobs()
+    if name == "shift":
+        return float(np.bincount(np.arange(len(length)) % workers, length).max())
+    if name == "symmetric-shift":
+        half = work.mask.shape[2] // 2
+        pair = head * half + np.minimum(kv, 2 * half - 1 - kv)
+        return float(np.bincount(pair % workers, length).max())
+    turns = TURNS[name]
+    direction = np.array([turn.kv for turn in turns])[head % len(turns)]
+    return without_waits(length[np.lexsort((kv * direction, head))].tolist(), workers)
+
+
+def _turns(name: str) -> Callable[[Work, int], Plan]:
     """Head after head, turns alternating between heads."""
 
     def plan(work: Work, workers: int) -> Plan:
         known: dict[tuple[bytes, Turn], list[tuple[int, tuple[Order, Order]]]] = {}
         jobs: list[Job] = []
         orders: list[tuple[Order, Order]] = []
+        turns = TURNS[name]
         for head, mask in enumerate(work.mask):
             turn = turns[head % len(turns)]
             key = np.packbits(mask).tobytes(), turn
@@ -159,12 +175,13 @@ def _short(n: int, before: int, resident: int, k: int) -> tuple[Order, Order]:
     return rows, _earlier(n, before, rows) + resident + (resident - 1 - k)
 
 
+TURNS = {"ascending": (ASCENDING,), "descending": (DESCENDING,), "spt": (SPT,), "zigzag": (SPT, DESCENDING)}
 NAMED: dict[str, Callable[[Work, int], Plan]] = {
-    "ascending": _turns("ascending", (ASCENDING,)),
-    "descending": _turns("descending", (DESCENDING,)),
+    "ascending": _turns("ascending"),
+    "descending": _turns("descending"),
     "shift": _shift,
     "symmetric-shift": _symmetric_shift,
-    "spt": _turns("spt", (SPT,)),
-    "zigzag": _turns("zigzag", (SPT, DESCENDING)),
+    "spt": _turns("spt"),
+    "zigzag": _turns("zigzag"),
 }
 STATIC = ("shift", "symmetric-shift")  # jobs belong to workers; later jobs come before earlier ones in sums

@@ -6,8 +6,6 @@ unit is one sequence, all heads of one batch element.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -15,19 +13,18 @@ from numpy.typing import ArrayLike
 
 from ..ir.errors import ScheduleError
 from .bound import lower_bound
-from .greedy import Reserved, reserve, to_plan
-from .issue import issue_orders, without_waits
+from .greedy import to_plan
 from .masks import Tiles, parse_mask
-from .named import NAMED, STATIC, named_plan, reason_missing
+from .named import NAMED, STATIC, least_end, named_plan, reason_missing
 from .plan import Frame, Plan, assemble, replicated, spread
 from .safe import quick_safe, safe_candidates
+from .search import best_reserved
 from .simulate import resident_workers, simulate
 from .work import Work, check_workers
 
 __all__ = ["MODES", "plan_backward", "plan_work"]
 
 MODES = ("safe", "greedy")
-SEARCH_VISITS = 32_000  # that the search for a better greedy plan may place, beyond its first
 LARGE_VISITS = 800_000  # above which heads are planned in step even where some workers then have nothing to do
 IDLE_SHARE = 0.02  # of the workers, at most
 RESIDENT_VISITS = 1 << 15  # up to which min_resident is the least, above it may be more
@@ -103,7 +100,7 @@ def _against_named(best: _Found, work: Work, workers: int, mode: str) -> _Found:
     for name in NAMED:
         if (mode == "safe" and name in STATIC) or reason_missing(name, work):
             continue
-        if _cannot_beat(name, work, workers, best.makespan):
+        if least_end(name, work, workers) * NEAR >= best.makespan:
             continue
         plan = named_plan(name, work, workers)
         makespan = simulate(plan, work, workers).makespan
@@ -112,31 +109,19 @@ def _against_named(best: _Found, work: Work, workers: int, mode: str) -> _Found:
     return best
 
 
-def _cannot_beat(name: str, work: Work, workers: int, makespan: float) -> bool:
-    """Whether the order would end no sooner even if nobody ever waited; known without planning for queues."""
-    kv_step = {"ascending": 1, "descending": 1, "spt": -1}.get(name)
-    if kv_step is None:
-        return lower_bound(work, workers) * NEAR >= makespan
-    head, _, length = work.jobs()
-    first = [0, *(i for i in range(1, len(head)) if head[i] != head[i - 1]), len(head)]
-    queue = [length[a:b][::kv_step].tolist() for a, b in itertools.pairwise(first)]
-    return without_waits([one for lengths in queue for one in lengths], workers) * NEAR >= makespan
+def _in_step_times(work: Work, workers: int) -> int:
+    """How many heads run in step, as copies of one: the most that divide heads and workers, if heads are alike.
 
-
-def _steps(work: Work, workers: int) -> list[int]:
-    """How many heads may run in step, as copies of one: most first; 1, all on their own, last.
-
-    Where the copies divide both heads and workers, nothing is lost but choice.
+    Large work takes more of them, even if a few workers then have nothing to do.
     """
     if not work.twins():
-        return [1]
+        return 1
     even = gcd(work.heads, workers)
     if work.num_visits // even > LARGE_VISITS:
-        for times in range(work.heads, even, -1):
-            idle = workers % times / workers
-            if work.heads % times == 0 and times <= workers and idle <= IDLE_SHARE:
-                return [times]
-    return [even] if even == 1 else [even, 1]
+        for times in range(min(work.heads, workers), even, -1):
+            if work.heads % times == 0 and workers % times <= IDLE_SHARE * workers:
+                return times
+    return even
 
 
 def _in_step(work: Work, workers: int, times: int) -> tuple[Work, int]:
@@ -144,7 +129,7 @@ def _in_step(work: Work, workers: int, times: int) -> tuple[Work, int]:
 
 
 def _best_safe(work: Work, workers: int, bound: float) -> _Found:
-    times = _steps(work, workers)[0]
+    times = _in_step_times(work, workers)
     part, share = _in_step(work, workers, times)
     best: _Found | None = None
     for plan in safe_candidates(part, share, bound):
@@ -158,29 +143,12 @@ def _best_safe(work: Work, workers: int, bound: float) -> _Found:
 
 
 def _best_greedy(work: Work, workers: int, bound: float) -> _Found:
-    """Simulate and record, over a few issue orders and both directions of visits, until the bound is met."""
-    best: tuple[Reserved, int] | None = None
-    placed = 0
-    for times, reserved in _attempts(work, workers, bound):
-        if best is None or reserved.makespan < best[0].makespan:
-            best = reserved, times
-        placed += work.num_visits // times
-        if best[0].makespan <= bound * NEAR or placed > SEARCH_VISITS:
-            break
-    assert best is not None
-    reserved, times = best
+    """Heads in step where that costs nothing, so that they share rows and the search is short."""
+    times = _in_step_times(work, workers)
     part, share = _in_step(work, workers, times)
+    reserved = best_reserved(part, share, bound)
     plan = to_plan(reserved, part, share, "greedy")
     return _Found(_with_residency(plan, times, workers), reserved.makespan)
-
-
-def _attempts(work: Work, workers: int, bound: float) -> Iterable[tuple[int, Reserved]]:
-    for times in _steps(work, workers):
-        part, share = _in_step(work, workers, times)
-        orders = issue_orders(part, share, bound)
-        for is_down in (True, False):
-            for issue in orders:
-                yield times, reserve(part, issue, share, is_down)
 
 
 def _with_residency(plan: Plan, times: int, workers: int) -> Plan:

@@ -74,9 +74,15 @@ class Work:
         noise = np.random.default_rng(seed).uniform(-fraction, fraction, self.mask.shape)
         return replace(self, compute=self.compute * (1 + noise))
 
+    def costs(self) -> Floats:
+        """Of all visits; where heads share mask and costs, of one head's."""
+        if self.mask.strides[0] == 0 and self.compute.strides[0] == 0:
+            return np.asarray(self.compute[0][self.mask[0]], dtype=np.float64)
+        return np.asarray(self.compute[self.mask], dtype=np.float64)
+
     def is_even(self) -> bool:
         """Whether all tiles cost the same."""
-        costs = self.compute[self.mask]
+        costs = self.costs()
         return not costs.size or bool(costs.min() == costs.max())
 
     def twins(self) -> bool:
@@ -103,9 +109,9 @@ class Work:
 
         The tick is a fraction of `reduce` of which all costs are multiples, if there is one, else a rounding.
         """
-        costs = self.compute[self.mask]
+        costs = self.costs()
         most = float(costs.max()) if costs.size else 1.0
-        values = np.unique(np.append(costs if not self.is_even() else costs[:1], self.latency))
+        values = np.unique(np.append(costs[:1] if self.is_even() else costs, self.latency))
         if not self.reduce:
             units = [most, most / COARSE]
         else:
@@ -118,8 +124,9 @@ class Work:
         return self._rounded(units[-1]), False
 
     def _rounded(self, unit: float) -> Work:
-        latency = float(np.rint(self.latency / unit))
-        return Work(self.mask, np.rint(self.compute / unit), float(np.rint(self.reduce / unit)), latency)
+        shared = tuple(slice(None) if step else slice(1) for step in self.compute.strides)
+        compute = np.broadcast_to(np.rint(self.compute[shared] / unit), self.compute.shape)
+        return Work(self.mask, compute, float(np.rint(self.reduce / unit)), float(np.rint(self.latency / unit)))
 
 
 def check_workers(workers: int) -> int:
