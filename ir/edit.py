@@ -25,6 +25,7 @@ from .program import (
     Reduce,
     ReduceAdd,
     Ref,
+    ScatterAdd,
     Statement,
     Store,
     TileAt,
@@ -60,9 +61,9 @@ def expressions(statement: Statement) -> Iterator[Expr]:
     """The scalar expressions that a statement itself evaluates (not those of its body)."""
     for ref in references(statement):
         yield from (item for item in ref.indices if isinstance(item, Expr))
-    if isinstance(statement, (Load, Store)) and statement.where is not None:
+    if isinstance(statement, (Load, Store, ScatterAdd)) and statement.where is not None:
         yield statement.where
-    if isinstance(statement, (Let, Fill, Store, ReduceAdd)):
+    if isinstance(statement, (Let, Fill, Store, ReduceAdd, ScatterAdd)):
         yield statement.value
     if isinstance(statement, Gemm) and statement.into is not None:
         yield statement.into
@@ -96,7 +97,7 @@ def references(statement: Statement) -> Iterator[Ref]:
     """The places in memory that a statement names."""
     if isinstance(statement, Load):
         yield statement.source
-    if isinstance(statement, (Store, ReduceAdd)):
+    if isinstance(statement, (Store, ReduceAdd, ScatterAdd)):
         yield statement.target
     if isinstance(statement, Copy):
         yield from (statement.target, statement.source)
@@ -162,6 +163,7 @@ def map_expressions(program: Program, rewrite: Callable[[Expr], Expr]) -> Progra
         Load: lambda s: replace(s, source=place(s.source), where=optional(s.where)),
         Store: lambda s: replace(s, target=place(s.target), value=rewrite(s.value), where=optional(s.where)),
         ReduceAdd: lambda s: replace(s, target=place(s.target), value=rewrite(s.value), after=optional(s.after)),
+        ScatterAdd: lambda s: replace(s, target=place(s.target), value=rewrite(s.value), where=optional(s.where)),
         Gemm: lambda s: replace(s, into=optional(s.into)),
         If: lambda s: replace(s, condition=rewrite(s.condition)),
         RangeLoop: lambda s: replace(s, start=rewrite(s.start), stop=rewrite(s.stop)),

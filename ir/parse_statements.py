@@ -29,6 +29,7 @@ from .program import (
     ReduceAdd,
     Ref,
     Role,
+    ScatterAdd,
     Statement,
     Store,
     Sync,
@@ -58,6 +59,7 @@ class StatementParser:
         }  # fmt: skip
         self.commands: dict[str, Callable[[ast.Call], Statement]] = {
             "store": self._store, "copy": self._copy, "copy_async": self._copy, "reduce_add": self._reduce_add,
+            "scatter_add": self._scatter_add,
             "commit": lambda call: self._bare(call, Commit()), "sync": lambda call: self._bare(call, Sync()),
             "wait_group": self._wait_group, "arrive": self._arrive, "wait": self._wait,
         }  # fmt: skip
@@ -274,6 +276,11 @@ class StatementParser:
         options = self._options(call, 2, ("after",))
         after = self._expr(options["after"]) if "after" in options else None
         return ReduceAdd(self._ref(call.args[0]), self._expr(call.args[1]), after)
+
+    def _scatter_add(self, call: ast.Call) -> Statement:
+        options = self._options(call, 2, ("where",))
+        exists = self._rows_that_exist(options.get("where"))
+        return ScatterAdd(self._ref(call.args[0]), self._expr(call.args[1]), exists)
 
     def _wait_group(self, call: ast.Call) -> Statement:
         self._options(call, 1)

@@ -158,6 +158,20 @@ class ReduceAdd:
     after: Expr | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ScatterAdd:
+    """Add every element of a tile where its indices say: one element after another, in row-major order of the tile.
+
+    Indices are INT expressions over any axes of `value`, so that several elements may mean one place. Elements past the end
+    of a dimension, or for which `where` does not hold, are left out: their indices may be anything. Not atomic: what lies
+    between the places belongs to one instance alone meanwhile. The memory is f32.
+    """
+
+    target: Ref
+    value: Expr
+    where: Expr | None = None
+
+
 # Statements that compute
 
 
@@ -317,7 +331,7 @@ class Role:
 
 
 Statement = (
-    Alloc | Barriers | Load | Store | Copy | ReduceAdd | Fill | Let | Gemm | Reduce | TileAt
+    Alloc | Barriers | Load | Store | Copy | ReduceAdd | ScatterAdd | Fill | Let | Gemm | Reduce | TileAt
     | Commit | WaitGroup | Arrive | Wait | Sync | Grid | TileLoop | RangeLoop | If | Role
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ from .program import (
     ReduceAdd,
     Ref,
     Role,
+    ScatterAdd,
     Statement,
     Store,
     TileAt,
@@ -253,6 +254,25 @@ def _store(s: Store | ReduceAdd, shapes: Shapes) -> None:
         raise ValueError(f"a tile with axes {list(value)} stored to a place with axes {list(target)}")
 
 
+def _scatter(s: ScatterAdd, shapes: Shapes) -> None:
+    """Places and conditions are over axes of the value, which are tile variables; the memory is f32."""
+    name, over = s.target.name, shapes.axes(s.value)
+    if len(shapes.dims(name)) != len(s.target.indices):
+        raise ValueError(f"{name} has {len(shapes.dims(name))} dimensions, but {len(s.target.indices)} indices are given")
+    if shapes.dtype(name) is not DType.F32:
+        raise ValueError(f"scatter_add to {name}, which is {shapes.dtype(name).value}; sums are f32")
+    if not over or not set(over) <= set(shapes.tiles):
+        raise ValueError(f"scatter_add to {name} adds a tile over tile variables; this one is over {list(over)}")
+    for item in s.target.indices:
+        if not isinstance(item, Expr):
+            text = item.name if isinstance(item, TileAxis) else ":"
+            raise ValueError(f"an index of {name} is {text}; scatter_add takes numbers: write index({text})")
+    asked = [item for item in (*s.target.indices, s.where) if isinstance(item, Expr)]
+    extra = {axis for item in asked for axis in shapes.axes(item)} - set(over)
+    if extra:
+        raise ValueError(f"scatter_add to {name}: places over {sorted(extra)}, but the tile is over {list(over)}")
+
+
 def _grid(s: Grid, shapes: Shapes) -> None:
     for name, extent in zip(s.names, s.extents, strict=True):
         if isinstance(extent, Tiles):
@@ -282,6 +302,7 @@ _BINDERS: dict[type, Callable[[Any, Shapes], None]] = {
     Reduce: _reduce,
     Store: _store,
     ReduceAdd: _store,
+    ScatterAdd: _scatter,
     Grid: _grid,
     TileLoop: lambda s, shapes: _bind_tile(shapes, s.name, s.tiles),
     TileAt: lambda s, shapes: _bind_tile(shapes, s.name, s.tiles),

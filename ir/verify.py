@@ -24,6 +24,7 @@ from .program import (
     ReduceAdd,
     Region,
     Role,
+    ScatterAdd,
     Statement,
     Store,
     TileLoop,
@@ -66,7 +67,7 @@ def _placed(body: tuple[Statement, ...], path: Path) -> Iterator[tuple[Path, Sta
 
 
 def _outputs_written(context: Context) -> Iterator[Breach]:
-    written = {s.target.name for _, s in context.placed if isinstance(s, (Store, ReduceAdd))}
+    written = {s.target.name for _, s in context.placed if isinstance(s, (Store, ReduceAdd, ScatterAdd))}
     written |= {ref.name for _, s in context.placed if isinstance(s, Copy) for ref in references(s)}
     for param in context.program.params:
         if param.is_output and param.name not in written:
@@ -76,7 +77,7 @@ def _outputs_written(context: Context) -> Iterator[Breach]:
 def _inputs_only_read(context: Context) -> Iterator[Breach]:
     inputs = {p.name for p in context.program.params if not p.is_output}
     for path, statement in context.placed:
-        if isinstance(statement, (Store, ReduceAdd)) and statement.target.name in inputs:
+        if isinstance(statement, (Store, ReduceAdd, ScatterAdd)) and statement.target.name in inputs:
             yield f"{statement.target.name!r} is an input; declare it out(…) to store to it", path
 
 

@@ -20,6 +20,7 @@ from ..program import (
     Load,
     Operand,
     Reduce,
+    ScatterAdd,
     Store,
     TileAt,
     Tiles,
@@ -30,6 +31,7 @@ from .machine import Worker
 from .memory import Memory, rounded, storage
 from .places import fitted, read, touch, writable
 from .races import History, Mode
+from .scatters import scatter_add
 from .tiles import Tile, TileVariable, add, gemm, reduce
 
 
@@ -136,5 +138,5 @@ def extent_of(worker: Worker, tiles: Tiles) -> int:
 
 AT_ONCE: dict[type, Callable[[Worker, Any], None]] = {
     Alloc: _alloc, Barriers: _barriers, Load: _load, Store: _store, Copy: _copy, Fill: _fill, Let: _let,
-    Gemm: _gemm, Reduce: _reduce, TileAt: _tile_at,
+    Gemm: _gemm, Reduce: _reduce, TileAt: _tile_at, ScatterAdd: scatter_add,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ...ir.dtypes import Kind
-from ...ir.errors import UnsupportedSpec, VerificationError
+from ...ir.errors import VerificationError
 from ...ir.gradient import Backward, differentiate
 from ...ir.spec import AttentionSpec, NormaliserKind
 from ..arguments import bind_sizes
@@ -19,6 +19,7 @@ from ..options import Options
 from ..report import Report
 from ..tracing import elsewhere, is_plain
 from ..verification import Subject
+from .captured import CapturedKernel, compile_captured
 from .gradient import Gradient, Known, compile_backward
 from .verification import verify_backward
 
@@ -31,6 +32,7 @@ MAIN = 3  # q, k and v; captured tensors follow
 class Gradients:
     """Gradients of one spec on one target; what is not there is made, and verified, when it is first asked for.
 
+    reports: of captured tensors' gradients that were checked, by the tensors' names.
     function: what the spec was lifted from, which verification asks; None without one.
     forward: the compiled forward for tensors, whose results the backward starts from.
     """
@@ -46,6 +48,7 @@ class Gradients:
         self.reports: dict[str, Report] = {}
         self._subject, self._target, self._options, self._forward = subject, target, options, forward
         self._made: dict[bool, Gradient] = {}
+        self._captured: dict[str, CapturedKernel | None] = {}
         self._backward: Backward | None = None
         self._lock = threading.RLock()
 
@@ -68,35 +71,54 @@ class Gradients:
                 self._made[is_ordered] = self._make(is_ordered)
             return self._made[is_ordered]
 
-    def prepare(self, wanted: Sequence[bool]) -> None:
-        """Make what a backward for these tensors needs. Raises for a captured tensor that has no gradient here."""
-        for tensor, is_wanted in zip(self.spec.captured, wanted[MAIN:], strict=True):
-            if is_wanted and tensor.dtype.kind is Kind.FLOAT:
-                self._refuse(tensor.name)
-        if is_plain():
-            _ = self.main
-        else:
-            elsewhere(lambda: self.main)
+    def captured(self, name: str) -> CapturedKernel | None:
+        """What gives a captured tensor's gradient; None where that is zero. VerificationError where it is wrong."""
+        with self._lock:
+            if name not in self._captured:
+                self._captured[name] = self._make_captured(name)
+            return self._captured[name]
 
-    def _refuse(self, name: str) -> None:
-        raise UnsupportedSpec(
-            f"captured tensor {name} requires grad, and gradients of captured tensors are not available yet",
-            hint=f"pass {name}.detach()",
-        )
+    def prepare(self, wanted: Sequence[bool]) -> None:
+        """Make what a backward for these tensors needs. Raises UnsupportedSpec for one that has no gradient here."""
+        names = self._names(wanted)
+        if is_plain():
+            self._prepare(names, any(wanted[:MAIN]))
+        else:
+            elsewhere(lambda: self._prepare(names, any(wanted[:MAIN])))
+
+    def _names(self, wanted: Sequence[bool]) -> list[str]:
+        """The floating captured tensors that are wanted."""
+        pairs = zip(self.spec.captured, wanted[MAIN:], strict=True)
+        return [tensor.name for tensor, is_wanted in pairs if is_wanted and tensor.dtype.kind is Kind.FLOAT]
+
+    def _prepare(self, names: Sequence[str], wants_main: bool) -> None:
+        if wants_main:
+            _ = self.main
+        for name in names:
+            self.captured(name)
 
     def run(self, tensors: Tensors, known: Known, wanted: Sequence[bool]) -> list[torch.Tensor | None]:
         """The gradient of every tensor that is wanted, in its own type; None for the others."""
         found: list[torch.Tensor | None] = [None] * len(tensors)
         if any(wanted[:MAIN]):
             found[:MAIN] = [g if w else None for g, w in zip(self.main(tensors, known), wanted, strict=False)]
+        positions = {tensor.name: MAIN + n for n, tensor in enumerate(self.spec.captured)}
+        for name in self._names(wanted):
+            kernel, at = self.captured(name), positions[name]
+            found[at] = torch.zeros_like(tensors[at]) if kernel is None else kernel(tensors, known)
         return found
 
-    def _make(self, is_ordered: bool) -> Gradient:
+    @property
+    def _derived(self) -> Backward:
+        """The derivation, made once."""
         if self._backward is None:
             self._backward = differentiate(self.spec)
+        return self._backward
+
+    def _make(self, is_ordered: bool) -> Gradient:
         stages = Stages()
         compiled = compile_backward(
-            self._backward, self._target, self._options.arch, is_ordered=is_ordered, stages=stages
+            self._derived, self._target, self._options.arch, is_ordered=is_ordered, stages=stages
         )
         gradient = Gradient(compiled, self.spec)
         if self._options.verify and runs_here(self._target):
@@ -108,9 +130,29 @@ class Gradients:
 
     def _main_of(self, gradient: Gradient, tensors: Tensors, d_o: torch.Tensor) -> dict[str, torch.Tensor]:
         """dq, dk and dv from nothing but the tensors, for verification."""
+        found = gradient(tensors, self._known(tensors, d_o))
+        return dict(zip(("dq", "dk", "dv"), found, strict=True))
+
+    def _known(self, tensors: Tensors, d_o: torch.Tensor) -> Known:
+        """What the forward gives for these tensors, and the gradient that arrives."""
         forward = self._forward(tensors)
         sizes = {**forward.fixed, **bind_sizes(self.spec.tensors, tensors)}
         out = forward.run(tensors, sizes)
-        found = gradient(tensors, Known(out["o"], out.get("lse"), d_o))
-        return dict(zip(("dq", "dk", "dv"), found, strict=True))
+        return Known(out["o"], out.get("lse"), d_o)
+
+    def _make_captured(self, name: str) -> CapturedKernel | None:
+        names = [gradient.tensor.name for gradient in self._derived.captured]
+        if name not in names:
+            return None
+        kernel = compile_captured(self._derived, names.index(name), self._target, self._options.arch)
+        if self._options.verify and runs_here(self._target):
+
+            def run(tensors: Tensors, d_o: torch.Tensor) -> dict[str, torch.Tensor]:
+                return {name: kernel(tensors, self._known(tensors, d_o))}
+
+            report = self.reports[name] = verify_backward(kernel.terms[0], run, self._subject)
+            if not report.verified:
+                what = f"gradient of {name} of {self.spec.name} for {self._target} ({to_torch(self.spec.dtype)})"
+                raise VerificationError(f"{what}: {report}")
+        return kernel
 

@@ -19,8 +19,10 @@ from ...ir.program import (
     Load,
     Program,
     RangeLoop,
+    Reduce,
     ReduceAdd,
     Ref,
+    ScatterAdd,
     Statement,
     Store,
     TileAt,
@@ -36,6 +38,7 @@ from .places import PlaceWriter
 from .products import Upcoming, product, upcoming
 from .reductions import reduce_add
 from .rows import Run, split_body
+from .scatters import scatter_add, whole_sum
 from .stages import split_stages
 from .storage import C_TYPE, LANES, is_packing, round_up
 from .sweeps import Frame, RunWriter
@@ -450,5 +453,5 @@ def _tile_at(w: BodyWriter, s: TileAt) -> None:
 
 _WRITERS: dict[type, Callable[[BodyWriter, Any], None]] = {
     Load: _load, Store: _store, ReduceAdd: reduce_add, Fill: _fill, Let: _let, Gemm: product, TileLoop: _tile_loop,
-    RangeLoop: _range_loop, If: _if, TileAt: _tile_at,
+    RangeLoop: _range_loop, If: _if, TileAt: _tile_at, ScatterAdd: scatter_add, Reduce: whole_sum,
 }  # fmt: skip

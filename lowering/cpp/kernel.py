@@ -32,6 +32,7 @@ from .loops import domain_of, is_run_time, summaries_of
 from .prepare import prepare
 from .reductions import is_ordered, reduced, turn_dims, turns_of
 from .rows import escaping
+from .scatters import needs_scatter
 from .storage import C_TYPE, LANES, Storage, plan_storage, round_up
 from .sweeps import Frame
 
@@ -82,7 +83,8 @@ def render(program: Program) -> str:
         _template().render(
             program=program, program_text=str(program), digest=hashlib.sha256(str(program).encode()).hexdigest(),
             fields=fields, reads=reads, grids=grids, sizes=text.sizes, workspace_position=ranks + len(text.sizes),
-            has_turns=bool(reduced(program)), has_bf16_products=DType.BF16 in text.storage.operand.values(),
+            has_turns=bool(reduced(program)), has_scatters=needs_scatter(prepared, shapes),
+            has_bf16_products=DType.BF16 in text.storage.operand.values(),
             launches=[*_summary_launches(text), *_resets(text), *(line for grid in grids for line in grid.launch)],
         )
     )  # fmt: skip

@@ -60,9 +60,7 @@ def split_body(body: tuple[Statement, ...], shapes: Shapes) -> Iterator[Statemen
 
 
 def _is_row_work(statement: Statement, shapes: Shapes) -> bool:
-    if isinstance(statement, Reduce):
-        return True
-    return isinstance(statement, Let) and bool(shapes.names[statement.name].axes)
+    return isinstance(statement, (Let, Reduce)) and bool(shapes.names[statement.name].axes)
 
 
 def _reads_any(statement: Statement, pending: list[Let | Reduce]) -> bool:
