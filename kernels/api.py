@@ -33,10 +33,10 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
 
     spec: the function, or an AttentionSpec. target: "cpu", "triton", or "auto" (the GPU if the tensors are
     on one). backward: the kernel may be differentiated, by q, k, v and floating captured tensors; the backward is
-    compiled and verified at the first call with a tensor that requires grad. deterministic: gradients have the same bits
-    in every run, for any number of threads and in any place of a batch (the forward always has); it is also what
-    torch.use_deterministic_algorithms(True) asks for. arch: the target's architecture (None: this machine's). example: (q, k, v, *captured) to trace
-    with at once; without it tracing waits for the first call. verify: check each specialisation against the
+    compiled and verified at the first call with a tensor that requires grad. deterministic: gradients have the
+    same bits in every run, for any number of threads and in any place of a batch (the forward always has);
+    torch.use_deterministic_algorithms(True) asks for that as well. arch: the target's architecture (None: this
+    machine's). example: (q, k, v, *captured) to trace with at once; without it tracing waits for the first call. verify: check each specialisation against the
     function in fp64.
 
     Raises UnsupportedSpec for what cannot be compiled, LoweringError for what the target cannot express,

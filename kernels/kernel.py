@@ -96,7 +96,7 @@ class Kernel(Runner):
         gradients = self.gradients_for(tensors)
         if return_lse and not gradients.has_lse:
             raise UnsupportedSpec("return_lse=True: this attention has no log-sum-exp (its normaliser is no softmax)")
-        outputs = attend(lambda given, with_lse: self._planned(given, with_lse, None), gradients, tensors)
+        outputs = attend(lambda given, with_lse: self._planned(tuple(given), with_lse, None), gradients, tensors)
         return (outputs[0], outputs[1]) if return_lse else outputs[0]
 
     def gradients_for(self, tensors: Tensors) -> Gradients:
@@ -107,7 +107,8 @@ class Kernel(Runner):
             check_attention(tensors)
             make = self._specialiser.gradients
             with self._lock:
-                found = make(tensors) if is_plain() else elsewhere(lambda: make([tensor.detach() for tensor in tensors]))
+                plain = [tensor.detach() for tensor in tensors]
+                found = make(plain) if is_plain() else elsewhere(lambda: make(plain))
                 if len(self._gradients) >= MAX_PLANS:
                     self._gradients.clear()
                 self._gradients[key] = found
@@ -269,7 +270,7 @@ class Kernel(Runner):
 
 def wants_gradient(tensors: Tensors) -> bool:
     """Whether torch will want to differentiate a call with these tensors."""
-    return torch.is_grad_enabled() and any([getattr(tensor, "requires_grad", False) for tensor in tensors])
+    return torch.is_grad_enabled() and any(getattr(tensor, "requires_grad", False) for tensor in tensors)
 
 
 def _layout(tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> object:

@@ -19,11 +19,11 @@ from ..ir.spec import AttentionSpec
 from .arguments import Signature, bind_sizes, check_device
 from .compiled import Compiled, Stages
 from .dtypes import from_torch, to_torch
-from .machine import runs_here
 from .layout_arguments import LAYOUTS, Given
 from .layout_forms import compile_layout
 from .layout_reads import Reads
 from .layout_verification import verify_layout
+from .machine import runs_here
 from .options import Options
 from .plan import bind_launch, refuse_grad
 from .specialisers import trace

@@ -93,11 +93,11 @@ class FixedSpecialiser:
         return self._compiled
 
     def gradients(self, tensors: Sequence[torch.Tensor]) -> Gradients:
-        """What differentiates the form, from its spec; UnsupportedSpec for one that was made from program text alone."""
+        """What differentiates the form, from its spec; UnsupportedSpec for one made from program text alone."""
         if self._gradients is None:
             spec = self._compiled.spec
             if spec is None:
-                raise UnsupportedSpec("a kernel from program text alone has no gradients: what it computes is not known")
+                raise UnsupportedSpec("a kernel from program text alone has no gradients: its function is not known")
             target, options = self._compiled.lowered.target, self._options
             self._gradients = Gradients(Subject(spec), target, options, lambda _: self._compiled)
         return self._gradients

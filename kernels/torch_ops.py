@@ -1,9 +1,9 @@
 """One torch operator for every kernel, for the parts of torch that record or transform calls.
 
 `tilewright::call(str key, Tensor[] tensors, SymInt[] sizes) -> Tensor[]` runs the kernel registered under a key.
-It has a fake implementation, a batching rule, and its gradient is the operator `tilewright::gradient`; torch.compile, torch.export, vmap,
-FakeTensorMode and dispatch modes see this one operator and nothing of what is behind it. Eager calls do not
-use it.
+It has a fake implementation, a batching rule, and its gradient is the operator `tilewright::gradient`;
+torch.compile, torch.export, vmap, FakeTensorMode and dispatch modes see this one operator and nothing of what is
+behind it. Eager calls do not use it.
 
 A key is content (`name-hash`) for a kernel that was loaded or exported: a program that was exported here runs
 in another process where `tilewright.load` has read the same kernel, or where the cache still has it. Other
@@ -211,7 +211,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None
     key, tensors, _ = inputs
     _find(key).check_gradient()
     if len(output) < OUTPUTS:
-        raise TilewrightError("tilewright::call is differentiable where its sizes ask for an lse; call the kernel instead")
+        reason = "tilewright::call is differentiable where its sizes ask for an lse; call the kernel instead"
+        raise TilewrightError(reason)
     ctx.key, ctx.count = key, len(tensors)
     ctx.save_for_backward(*tensors, *output)
 

@@ -1,14 +1,15 @@
 """Transfer of an expert's backward program to a spec: the same passes of the mind as forward, over other names.
 
-A backward program recomputes scores `s` and weights `p` of a tile, has the gradient of the weights in `dp` and that of the
-scores in `ds`, and calls the regions `value` (a score, or a weight before it is divided), `slope` (its derivative by s) and
-`keep`. Per row it reads `base` (what a weight is made with: lse in base 2, or the row's share) and `delta`.
+A backward program recomputes scores `s` and weights `p` of a tile, has the gradient of the weights in `dp` and that of
+the scores in `ds`, and calls the regions `value` (a score, or a weight before it is divided), `slope` (its derivative by
+s) and `keep`. Per row it reads `base` (what a weight is made with: lse in base 2, or the row's share) and `delta`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from ..dtypes import DType, Kind
 from ..edit import edit_program, expressions, map_expressions, references
@@ -16,8 +17,23 @@ from ..errors import ScheduleError
 from ..expr import Expr, Op, apply, call, cast, const, index, load, select, substitute, transform, var, walk
 from ..gradient import Backward, differentiate
 from ..program import (
-    All, Alloc, Fill, Gemm, Let, Load, Param, Program, Reduce, ReduceAdd, Ref, Statement, Store, TileAxis, TileLoop,
-    Tiles, statements,
+    All,
+    Alloc,
+    Fill,
+    Gemm,
+    Let,
+    Load,
+    Param,
+    Program,
+    Reduce,
+    ReduceAdd,
+    Ref,
+    Statement,
+    Store,
+    TileAxis,
+    TileLoop,
+    Tiles,
+    statements,
 )  # fmt: skip
 from ..shapes import infer
 from ..spec import MASK_PARAMETERS, AttentionSpec, NormaliserKind
@@ -73,10 +89,11 @@ def renamed_captured(spec: AttentionSpec, taken: set[str]) -> AttentionSpec:
         return transform(expr, rename)
 
     rule = spec.normaliser
-    parts = {part: moved(e) for part in ("sink", "weight", "after") if (e := getattr(rule, part)) is not None}
+    parts: dict[str, Any] = {part: moved(e) for part in ("sink", "weight", "after") if (e := getattr(rule, part)) is not None}
     return replace(
-        spec, captured=tuple(replace(t, name=names.get(t.name, t.name)) for t in spec.captured), score=moved(spec.score),
-        keep=moved(spec.keep), requires=moved(spec.requires), normaliser=replace(rule, **parts),
+        spec, captured=tuple(replace(t, name=names.get(t.name, t.name)) for t in spec.captured),
+        score=moved(spec.score), keep=moved(spec.keep), requires=moved(spec.requires),
+        normaliser=replace(rule, **parts),
     )  # fmt: skip
 
 

@@ -54,8 +54,9 @@ def pack_operands(program: Program) -> Program:
     Rows at computed places are packed per instance of the grid variables that they depend on, in room for `most=` rows;
     sequences that follow each other, k[start[b] + j, g, :] for j below start[b + 1] - start[b], without such room, in
     tiles numbered start[b] // 64 + b + n.
-    needs: the row index is a tile variable or computed over one, the other indices are names. A tensor that products read
-    along its rows and along its columns is copied twice.
+    A tensor that products read along its rows and along its columns is copied twice; one tile that they read from either
+    side goes to layout "tiles".
+    needs: the row index is a tile variable or computed over one, the other indices are names.
     """
     shapes = infer(program)
     packed: dict[tuple[str, str], Packed] = {}

@@ -1,1 +1,1 @@
-"""Backward of compiled kernels: programs, the tables that order them, checks against autograd, and torch's side of it."""
+"""Backward of compiled kernels: programs, tables that order them, checks against autograd, and torch's side of it."""

@@ -50,7 +50,8 @@ def compile_backward(
     arch = arch or TARGETS[target].default_arch()
     how = choose_backward(backward.spec, target, arch)
     with stages.stage("transfer"):
-        program = transfer_backward(reference_program(backward_form(backward.spec, target)), backward, is_ordered=is_ordered)
+        reference = reference_program(backward_form(backward.spec, target))
+        program = transfer_backward(reference, backward, is_ordered=is_ordered)
         program = set_launch(retile(program, dict(how.tiles)), how.warps, how.stages)
         if how.is_packed:
             program = tile_sums(pack_operands(program))
@@ -60,7 +61,7 @@ def compile_backward(
 def arguments(
     compiled: Compiled, tensors: Sequence[torch.Tensor], known: Known, others: Mapping[str, torch.Tensor] | None = None
 ) -> list[torch.Tensor]:
-    """What a program takes, in its order: q, k, v and the captured tensors come first, whatever the program calls them."""
+    """What a program takes, in its order: q, k, v and captured tensors come first, whatever the program calls them."""
     named = dict(zip((param.name for param in compiled.inputs), tensors, strict=False))
     nothing = torch.zeros((), dtype=torch.float32, device=known.o.device).expand(known.o.shape[:3])
     named |= {"o": known.o, "d_o": known.d_o, "lse": nothing if known.lse is None else known.lse}
@@ -80,7 +81,7 @@ class Gradient:
         tiles = {s.name: s.tiles.tile for s in statements(compiled.program.body) if isinstance(s, TileAt)}
         self.tile = tiles["m"], tiles["n"]
 
-    def __call__(self, tensors: Sequence[torch.Tensor], known: Known) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __call__(self, tensors: Sequence[torch.Tensor], known: Known) -> tuple[torch.Tensor, ...]:
         """dq, dk and dv of q, k, v and the captured tensors, in new memory of the types and shapes of q, k and v."""
         q, k, v = tensors[:3]
         sizes = {**self.compiled.fixed, **bind_sizes(self.spec.tensors, tensors)}

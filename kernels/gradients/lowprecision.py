@@ -1,4 +1,4 @@
-"""Backward as fast kernels compute it: float32 with base-2 exponentials, operands of products rounded to the element type.
+"""Backward as fast kernels compute it: float32, base-2 exponentials, operands of products in the element type.
 
 Its error against fp64 is what a correct kernel may be expected to make; verification's budget comes from it.
 """

@@ -1,8 +1,8 @@
 """What gradients a case should give, in fp64, and how far a kernel may be off.
 
-The truth is torch's autograd through the user's own function in fp64; without a function, or where it gives no number, the
-spec's formula. Rows that keep no key have no gradient, by definition. The budget is twice the sum of the error that the same
-mathematics makes in low precision and of one rounding of the result.
+The truth is torch's autograd through the user's own function in fp64; without a function, or where it gives no number,
+the spec's formula. Rows that keep no key have no gradient, by definition. The budget is twice the sum of the error that
+the same mathematics makes in low precision and of one rounding of the result.
 """
 
 from __future__ import annotations

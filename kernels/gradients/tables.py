@@ -1,7 +1,7 @@
 """The tables that a backward kernel reads: which tiles a mask leaves, in which order they are visited and added up.
 
-A table is a pure function of the mask's tiles and of a virtual number of workers, sequence by sequence: the same sequence
-has the same order, and so the same bits, in any place of a batch, on any machine.
+A table is a pure function of the mask's tiles and of a virtual number of workers, sequence by sequence: the same
+sequence has the same order, and so the same bits, in any place of a batch, on any machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How plans are made: the planner's mode or an order's name, for how many workers, and whether it compares several."""
+    """How plans are made: the planner's mode or an order's name, for how many workers, and whether it compares some."""
 
     mode: str = "safe"
     workers: int = 132
@@ -67,7 +67,8 @@ def block_classes(
 
     A tile that reaches past the last row or column is never FULL.
     """
-    batches, heads = (range(sizes[size] if name in _dependencies(spec) else 1) for name, size in (("b", "B"), ("h", "Hq")))
+    varies = _dependencies(spec)
+    batches, heads = (range(sizes[size] if name in varies else 1) for name, size in (("b", "B"), ("h", "Hq")))
     wanted = {str(node.attr) for node in loads(spec.keep)}
     arrays = {name: as_array(tensor.detach().cpu()) for name, tensor in captured.items() if name in wanted}
     shape = sizes["M"], sizes["N"]
@@ -93,7 +94,9 @@ def is_data_dependent(spec: AttentionSpec) -> bool:
 
 def make_tables(classes: Classes, sizes: Mapping[str, int], order: Order) -> Tables:
     """The tables of a whole batch: those of its sequences, which are planned one by one."""
-    lines, jobs, digests, resident = _Lines(), [], [], 1
+    lines, resident = _Lines(), 1
+    jobs: list[Ints] = []
+    digests: list[str] = []
     for b in range(sizes["B"]):
         of_sequence = classes[b if len(classes) > 1 else 0]
         if b and len(classes) == 1:
@@ -115,7 +118,8 @@ def _plan(classes: Classes, sizes: Mapping[str, int], order: Order) -> tuple[Pla
     same = len(classes) == 1
     stacked = np.tile(classes[0], (group, 1))[None] if same else classes.reshape(heads, -1, classes.shape[-1])
     mask = stacked != TileClass.EMPTY
-    plan = plan_backward(mask[0] if same else mask, heads=heads, workers=order.workers, mode=order.mode, search=order.search)
+    mask = mask[0] if same else mask
+    plan = plan_backward(mask, heads, order.workers, mode=order.mode, search=order.search)
     return plan, stacked == TileClass.FULL
 
 

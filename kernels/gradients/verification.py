@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...ir.dtypes import Kind
 from ...ir.errors import TilewrightError
 from ..arguments import DEVICES, bind_sizes
 from ..cases import Case, cases_for

@@ -117,21 +117,34 @@ class BodyWriter:
             raise LoweringError(f"{ref.name}: the cpu target loads tiles of rows x columns, not of axes {list(axes)}")
         dtype = C_TYPE[self.frame.shapes.dtype(ref.name)]
         rows, columns = self.valid(axes[0]), self.valid(axes[1])
-        if ref.name in self.frame.storage.upended:
-            return f"Rows<const {dtype}>{{{self.block(ref)}, 1, {self.frame.storage.upended[ref.name]}}}", rows, columns
+        steps = self.block_steps(ref)
+        if steps is not None:
+            kind = f"const operand<{dtype}>"
+            return f"Rows<{kind}>{{{self.block(ref)}, {steps[0]}, {steps[1]}}}", rows, columns
         if is_scattered(ref, load.where, self.frame.shapes):
             found = places.addresses(ref, load.where, axes[0], dtype)
             return f"Places<const {dtype}>{{{found}, {places.stride(ref, axes[1])}}}", rows, columns
         piece = f"Rows<const {dtype}>{{{self.at(ref)}, {self.stride(ref, axes[0])}, {self.stride(ref, axes[1])}}}"
         return piece, rows, columns
 
+    def block_steps(self, ref: Ref) -> tuple[int, int] | None:
+        """Elements from row to row and from column to column in a block of tiled or upended memory; None elsewhere."""
+        storage = self.frame.storage
+        if ref.name in storage.upended:
+            return 1, storage.upended[ref.name]
+        if ref.name in storage.tiled:
+            return self.frame.shapes.extent(self.frame.shapes.dims(ref.name)[-1]), 1
+        return None
+
     def block(self, ref: Ref) -> str:
-        """C++ text of the block of upended memory that a tile is."""
-        axes = self.frame.shapes.ref_axes(ref)
-        block = self.frame.storage.upended[ref.name]
-        if len(axes) != 2 or self.frame.shapes.extent(axes[0]) != block or ref.indices[-2:] != (TileAxis(axes[0]), All()):
+        """C++ text of the block of tiled or upended memory that a tile is."""
+        axes, storage = self.frame.shapes.ref_axes(ref), self.frame.storage
+        block = {**storage.upended, **storage.tiled}[ref.name]
+        is_whole = len(axes) == 2 and ref.indices[-2:] == (TileAxis(axes[0]), All())
+        if not is_whole or self.frame.shapes.extent(axes[0]) != block:
             raise LoweringError(f"{ref.name}: its memory holds whole tiles of {block} rows; it is used in other pieces")
-        items = [identifier(i.name) if isinstance(i, TileAxis) else self.scalar(i) for i in ref.indices[:-1]]  # type: ignore[arg-type, union-attr]
+        indices = [index for index in ref.indices[:-1] if not isinstance(index, All)]
+        items = [identifier(i.name) if isinstance(i, TileAxis) else self.scalar(i) for i in indices]
         return f"a.{identifier(ref.name)}.block({', '.join(items)})"
 
     def valid(self, axis: str) -> str:
@@ -155,6 +168,8 @@ def _load(w: BodyWriter, s: Load) -> None:
     storage, name = w.frame.storage, identifier(s.name)
     if s.source.name in storage.packed:
         _alias(w, s)
+    elif s.name in storage.plain:
+        w.add(f"const auto* {name} = {w.block(s.source)};")
     elif s.name in storage.streamed:
         w.add(f"const auto {name} = {w.rows_of(s)[0]};")
     elif s.name in storage.right:
@@ -247,7 +262,7 @@ def _store(w: BodyWriter, s: Store) -> None:
         _packing_store(w, s)
         return
     axes = w.frame.shapes.ref_axes(s.target)
-    if s.target.name in w.frame.storage.upended:
+    if w.block_steps(s.target) is not None:
         _fill_block(w, s)
         return
     scattered = bool(axes) and is_scattered(s.target, s.where, w.frame.shapes)
@@ -263,20 +278,25 @@ def _store(w: BodyWriter, s: Store) -> None:
 def _fill_block(w: BodyWriter, s: Store) -> None:
     """One number in a whole tile of upended memory."""
     if s.where is not None or w.frame.shapes.axes(s.value):
-        raise LoweringError(f"{print_statement(s)}: upended memory is added to, read, and set to one number")
-    width = w.frame.shapes.extent(w.frame.shapes.ref_axes(s.target)[1])
-    size = w.frame.storage.upended[s.target.name] * width
+        raise LoweringError(f"{print_statement(s)}: memory in tiles is added to, read, and set to one number")
+    height, width = (w.frame.shapes.extent(axis) for axis in w.frame.shapes.ref_axes(s.target))
+    size = height * width
     w.add(f"std::fill_n({w.block(s.target)}, {size}, {w.scalar(s.value)});")
 
 
 def _packing_store(w: BodyWriter, s: Store) -> None:
     name = str(s.value.attr)
-    layout = w.frame.storage.packed[s.target.name]
     load = w.deferred.get(name)
     if load is None or load.source.name in w.frame.storage.packed:
         raise LoweringError(f"{print_statement(s)}: packed memory takes tiles as they are loaded")
     if load.where is not s.where:
         raise LoweringError(f"{print_statement(s)}: stored with another where= than it was loaded with")
+    if s.target.name in w.frame.storage.tiled:
+        piece, rows, columns = w.rows_of(load)
+        size = ", ".join(str(w.frame.shapes.extent(axis)) for axis in w.frame.shapes.ref_axes(s.target))
+        w.add(f"load_rows<{size}>({piece}, {rows}, {columns}, {w.block(s.target)});")
+        return
+    layout = w.frame.storage.packed[s.target.name]
     target = f"a.{identifier(s.target.name)}.block({_block_index(w, s, s.target)})"
     w.add(packing(w, load, layout.order, target))
 

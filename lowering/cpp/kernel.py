@@ -143,9 +143,10 @@ def _buffer(text: KernelText, alloc: Alloc) -> tuple[str, str]:
     dims = [_scalar(text, dim) for dim in alloc.dims]
     rank = len(dims)
     layout = text.storage.packed.get(alloc.name)
-    if alloc.name in text.storage.upended:
-        block, width = text.storage.upended[alloc.name], text.shapes.extent(print_expr(alloc.dims[-1]))
-        kind = f"{C_TYPE[alloc.dtype]}, {block * width}, {rank - 1}"
+    blocks = {**text.storage.upended, **text.storage.tiled}
+    if alloc.name in blocks:
+        block, width = blocks[alloc.name], text.shapes.extent(print_expr(alloc.dims[-1]))
+        kind = f"operand<{C_TYPE[alloc.dtype]}>, {block * width}, {rank - 1}"
         counts = ", ".join([*dims[:-2], f"ceil_div({dims[-2]}, {block})"])
         return f"Blocks<{kind}>", f"packed<{kind}>(arena, {{{counts}}})"
     if layout is None:
@@ -256,6 +257,8 @@ def _bound(body: tuple[Statement, ...]) -> list[str]:
 
 def _is_alias(text: KernelText, grid: Grid, name: str) -> bool:
     """Tiles that are only another name for memory elsewhere, or that a packing store reads directly."""
+    if name in text.storage.plain or name in text.storage.summed:
+        return True
     for statement in statements(grid.body):
         if isinstance(statement, Load) and statement.name == name:
             is_read = name in text.storage.operand or name in text.storage.others

@@ -76,7 +76,8 @@ def _from_the_right(w: BodyWriter, name: str) -> str:
     if storage.right[name] != "rows" or name in storage.turned:
         raise LoweringError(f"{name} is a left operand too; load it under two names")
     dtype = C_TYPE[storage.operand[name]]
-    deep, wide = f"padded_depth<{dtype}>({round_up(shapes.extent(rows), LANES)})", round_up(shapes.extent(columns), LANES)
+    tall, wide = (round_up(shapes.extent(axis), LANES) for axis in (rows, columns))
+    deep = f"padded_depth<{dtype}>({tall})"
     spare, packed = w.frame.names.fresh(f"{name}_spare"), w.frame.names.fresh(f"{name}_rows")
     form = f"{deep}, {wide}, {storage.stride(name)}"
     w.add(f"alignas(64) operand<{dtype}> {spare}[right_operand_size<operand<{dtype}>, {form}>()];")

@@ -173,8 +173,9 @@ def _lies_plain(load: Load, plan: Storage) -> bool:
 
 def is_packing(statement: object, plan: Storage) -> bool:
     """Whether a statement stores a whole tile into packed memory."""
-    is_store = isinstance(statement, Store) and statement.value.op is Op.VAR
-    return is_store and statement.target.name in {**plan.packed, **plan.tiled}  # type: ignore[union-attr]
+    if not isinstance(statement, Store) or statement.value.op is not Op.VAR:
+        return False
+    return statement.target.name in {**plan.packed, **plan.tiled}
 
 
 def _plan_gemm(statement: Gemm, plan: Storage, loads: Mapping[str, Load]) -> None:
