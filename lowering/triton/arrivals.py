@@ -22,7 +22,7 @@ from .layout import wrapped
 
 def merge_arguments(context: Context, merge: Kernel) -> list[str]:
     """What the function of the second grid takes, by the names that the kernel has for it."""
-    strides = [stride for name in merge.tensors for stride in context.strides(name)]
+    strides = [stride for name in merge.tensors for stride in context.stride_parameters(name)]
     return [*map(context.names, merge.tensors), *strides, *merge.sizes, *map(context.names, merge.grid.names)]
 
 

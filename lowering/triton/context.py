@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...ir.domain import Summary
 from ...ir.edit import definitions, expressions, name_bound
@@ -16,10 +18,14 @@ from ...ir.spec import SIZES
 from .expressions import ExpressionWriter, folded
 from .functions import FUNCTIONS
 
+if TYPE_CHECKING:
+    from .turns import Turns
+
 # What the file uses beside the program's names: modules, builtins, its own functions.
 CLASHES = (
     "tl", "triton", "torch", "range", "float", "configs", "CONFIGS", "size_class", "check", "check_extent", "strides",
-    "align_rows", "tile_summary", "programs", *FUNCTIONS,
+    "align_rows", "tile_summary", "programs", "tickets", "ticket", "report", "workers", "least_workers", "most_spins",
+    "counters", "resident_programs", "check_workers", "check_turns", "OutOfTurn", "TooFewWorkers", *FUNCTIONS,
 )  # fmt: skip
 
 
@@ -62,8 +68,9 @@ class Context:
     `call_parameters` and `region_functions`: of regions that became functions, what they take and their text.
     `functions`: those of functions.py in use. `gathered`: tensors whose offsets have 32 bits in all. `aligned`: inputs
     whose rows the launcher aligns. `definitions`: what names stand for that are bound to one expression.
-    `counters`: tensors that count arrivals, one for each instance of a grid of these extents. `host_functions`: regions
-    that the launcher calls, by the names they have there.
+    `counters`: tensors that count arrivals, one for each instance of a grid of these extents. `turns`: counters of the
+    additions in order to a tensor, by its name. `host_functions`: regions that the launcher calls, by the names they
+    have there.
     """
 
     program: Program
@@ -82,6 +89,7 @@ class Context:
     stride_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     definitions: dict[str, Expr] = field(default_factory=dict)
     counters: dict[str, tuple[Expr | Tiles, ...]] = field(default_factory=dict)
+    turns: dict[str, Turns] = field(default_factory=dict)
     host_functions: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, path: Path, reason: str, remedy: str) -> LoweringError:
@@ -121,7 +129,24 @@ class Context:
         return self.constant_names[name]
 
     def strides(self, tensor: str) -> tuple[str, ...]:
-        """Names of a tensor's strides."""
+        """A tensor's strides as text: names of arguments, but products of sizes where they are those of a buffer."""
+        named = self.stride_parameters(tensor)
+        return (*named, *self._fixed_strides(tensor)[len(named) :])
+
+    def stride_parameters(self, tensor: str) -> tuple[str, ...]:
+        """Names of a tensor's strides that kernels are told, outermost first."""
+        return self._stride_names(tensor)[: sum(not text for text in self._fixed_strides(tensor))]
+
+    def _fixed_strides(self, tensor: str) -> list[str]:
+        """Strides of a buffer that sizes decide, as text, after "" for each of the others."""
+        dims = self.shapes.dims(tensor)
+        if tensor not in {s.name for s in self.program.body if isinstance(s, Alloc)}:
+            return [""] * len(dims)
+        inner = [*itertools.takewhile(lambda dim: dim.isalnum(), reversed(dims[1:]))]
+        found = [" * ".join(map(self.size, reversed(inner[:count]))) or "1" for count in range(len(inner) + 1)]
+        return [*[""] * (len(dims) - len(found)), *reversed(found[: len(dims)])]
+
+    def _stride_names(self, tensor: str) -> tuple[str, ...]:
         if tensor not in self.stride_names:
             dims = self.shapes.dims(tensor)
             is_named = len(set(dims)) == len(dims) and all(dim.isidentifier() for dim in dims)

@@ -20,7 +20,7 @@ from ...ir.evaluate import round_bf16
 from ...ir.parser import parse_program
 from ...ir.program import Program
 from .module import write_module
-from .target import import_source
+from .target import errors_of, import_source
 from .tuning import DEFAULT_ARCH
 
 __all__ = ["interpret"]
@@ -29,12 +29,15 @@ __all__ = ["interpret"]
 ENVIRONMENT = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def interpret(program: Program, tensors: Sequence[Any], sizes: Mapping[str, int] | None = None) -> tuple[Any, ...]:
+def interpret(
+    program: Program, tensors: Sequence[Any], sizes: Mapping[str, int] | None = None, **options: int
+) -> tuple[Any, ...]:
     """The outputs of a program on CPU tensors, its inputs in order. Slow: for small sizes.
 
-    sizes: those that no input has.
+    sizes: those that no input has. options: those of a launch, see TritonLaunch. Programs of a grid run one after the
+    other here, so a wait that is not over when it begins never ends: it raises Deadlock at once.
     """
-    return _worker().submit(_interpret, str(program), list(tensors), dict(sizes or {})).result()
+    return _worker().submit(_interpret, str(program), list(tensors), {**(sizes or {}), **options}).result()
 
 
 @functools.cache
@@ -60,9 +63,10 @@ def _environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _interpret(text: str, tensors: list[Any], sizes: dict[str, int]) -> tuple[Any, ...]:
+def _interpret(text: str, tensors: list[Any], given: dict[str, int]) -> tuple[Any, ...]:
     module = import_source(write_module(parse_program(text), DEFAULT_ARCH).source)
-    outputs = getattr(module, module.__all__[0])(*tensors, **sizes)
+    with errors_of(module):
+        outputs = getattr(module, module.__all__[0])(*tensors, **given)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 

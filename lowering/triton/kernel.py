@@ -8,9 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir.dtypes import DType, Kind
-from ...ir.expr import Expr, Op, free_vars, transform, var, walk
+from ...ir.expr import Expr, Op, free_vars, rebuild, transform, var, walk
 from ...ir.printer import COMPARE, TERM, Path
-from ...ir.program import Alloc, Gemm, Grid, ReduceAdd, Statement, TileLoop, Tiles, statements
+from ...ir.program import (
+    Alloc,
+    Fill,
+    Gemm,
+    Grid,
+    Let,
+    RangeLoop,
+    Reduce,
+    ReduceAdd,
+    Ref,
+    Statement,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
+    statements,
+)  # fmt: skip
 from ...ir.shapes import TileType
 from ...ir.sharing import shared_parts
 from .bound import expressions_of, is_run_time, tile_references
@@ -19,14 +35,17 @@ from .expressions import ExpressionWriter, folded
 from .layout import statement_lines
 from .loops import is_heavier_later
 from .memory import element_place, load_lines
+from .orientation import orders_of
 from .statements import WRITERS
+from .turns import TAKE_NEXT, is_ordered, look_up_again, open_tickets
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One kernel of the file: its name, what it takes, its body, and what launching and tuning ask of it.
 
-    `merge`: the function that the last instance of each group calls, see arrivals.py.
+    `merge`: the function that the last instance of each group calls, see arrivals.py. `turns`: counters of the
+    additions in order that it makes, see turns.py; there are some just where its programs take instances in order.
     """
 
     name: str
@@ -35,9 +54,10 @@ class Kernel:
     body: tuple[str, ...]
     grid: Grid
     stages: int | None
-    has_products: bool
+    products: int
     has_wide_loads: bool
     restores: tuple[str, ...]
+    turns: tuple[str, ...] = ()
     merge: Kernel | None = None
 
 
@@ -49,8 +69,10 @@ class KernelWriter:
 
     def __init__(self, context: Context, grid: Grid, path: Path, is_merge: bool = False) -> None:
         self.context, self.shapes, self.grid, self.path = context, context.shapes, grid, path
-        self.is_merge = is_merge
+        self.is_merge, self.is_ordered = is_merge, is_ordered(grid)
         self.counts: dict[str, str] = {}
+        self.orders = orders_of(self.shapes, grid)
+        self.turns: dict[str, None] = {}
         self.expressions = ExpressionWriter(
             context.shapes, context.names, self.index, context.call_parameters, context.functions
         )
@@ -61,6 +83,8 @@ class KernelWriter:
         self._sizes: set[str] = set()
         self._spans: dict[str, str] = {}
         self._starts: dict[str, str] = {}
+        self._left: dict[tuple[str, str], str] = {}
+        self._chosen = {s.name for s in statements(grid.body) if isinstance(s, TileAt)}
         self._indices: dict[str, str] = {}
         self._tiles_of: dict[str, str] = {}
         self._elements: dict[Expr, str] = {}
@@ -69,6 +93,7 @@ class KernelWriter:
         self._whole: set[str] = set()
         self._has_wide_loads = False
         self._given: dict[object, str] = {}
+        self._loaded: dict[tuple[Ref, Expr | None], str] = {}
 
     # Text
 
@@ -93,14 +118,19 @@ class KernelWriter:
 
     def _known(self) -> tuple[dict[Any, Any], ...]:
         """What has been bound or loaded so far."""
-        return self._elements, self._indices, self._tiles_of, self._starts, self._extents, self.plans
+        return (
+            self._elements, self._indices, self._tiles_of, self._starts, self._left, self._extents, self._loaded,
+            self.plans,
+        )  # fmt: skip
 
     # Names
 
     def use_tensor(self, tensor: str) -> tuple[str, ...]:
         """Make a tensor an argument of the kernel; names of its strides."""
         self._tensors.add(tensor)
-        return self.context.strides(tensor)
+        strides = self.context.strides(tensor)
+        self._sizes.update(size for size in self.context.sizes if any(size in text.split(" * ") for text in strides))
+        return strides
 
     def note_wide_load(self, tensor: str, has_rows: bool) -> None:
         """Take note of a tile of two axes loaded from a captured tensor; `has_rows`: along its last dimension."""
@@ -134,6 +164,24 @@ class KernelWriter:
             self.line(f"{self._starts[tile]} = tl.cast({name}, tl.int64) * {size}")
         return self._starts[tile]
 
+    def exists(self, tile: str, dim: str) -> str:
+        """The condition that a row of a tile is none past the end of a dimension.
+
+        A tile chosen by a table is loaded ahead of its use. Its indices, if the condition were about them, would be
+        computed as early and kept in registers; so it is about how many rows are left.
+        """
+        if not self.is_chosen(tile):
+            return f"{self.index(tile)} < {self.use_size(dim)}"
+        if (tile, dim) not in self._left:
+            self._left[tile, dim] = self.given(("left", tile, dim), f"{tile}_left")
+            name, size = self.context.names(tile), self.context.tile(tile)
+            self.line(f"{self._left[tile, dim]} = {self.use_size(dim)} - {name} * {size}")
+        return f"{self.span(tile)} < {self._left[tile, dim]}"
+
+    def is_chosen(self, tile: str) -> bool:
+        """Whether tiles are those that a table or a formula says, not those of a grid or a loop one after the other."""
+        return tile in self._chosen
+
     def index(self, tile: str) -> str:
         """Name of the indices that a tile covers; defines it at its first use."""
         if tile not in self._indices:
@@ -154,6 +202,7 @@ class KernelWriter:
         self.forget({name})
         (self._whole.add if is_whole else self._whole.discard)(name)
         self._starts.pop(name, None)
+        self._left = {key: text for key, text in self._left.items() if key[0] != name}
         if name in tile_references(body):
             self.start(name)
 
@@ -216,6 +265,7 @@ class KernelWriter:
         self._indices = {tile: name for tile, name in self._indices.items() if not {name, tile} & stale}
         tiles = self.shapes.tiles
         self._extents = {t: end for t, end in self._extents.items() if stale.isdisjoint(free_vars(tiles[t].extent))}
+        self._loaded = {key: n for key, n in self._loaded.items() if stale.isdisjoint({n, *_names_in(*key)})}
 
     # Expressions
 
@@ -234,7 +284,7 @@ class KernelWriter:
         """The expression with large parts that it uses twice replaced by names, after the lines of those."""
         bindings, result = shared_parts(ready, lambda: self.context.names.numbered("part"))
         for name, value in bindings:
-            own = self.expressions.axes(value)
+            own = self.oriented(self.expressions.axes(value))
             self.line(*statement_lines(f"{name} = ", self.expressions.text(value, own)))
             self._has_wide_loads |= len(own) > 1  # which ask for as many registers
             self.shapes.names[name] = TileType(self.expressions.dtype(value), own)
@@ -263,15 +313,43 @@ class KernelWriter:
 
     def _element(self, node: Expr, path: Path) -> Expr:
         if node not in self._elements:
-            marks = [str(part.attr) for arg in node.args for part in walk(arg) if part.op in (Op.VAR, Op.INDEX)]
-            parts = dict.fromkeys([self.context.names(str(node.attr)), *marks])
-            name = self.given(node, "_".join(parts))
-            self.line(*load_lines(name, element_place(self, node, path)))
-            kind = TileType(self.shapes.dtype(str(node.attr)), self.expressions.axes(node))
-            self.shapes.names[name] = kind
-            self.expressions.may_be_negative.add(name)
-            self._elements[node] = name
+            self._load_element(self.given(node, self._element_name(node)), node, path)
         return var(self._elements[node], node.kind)
+
+    def _element_name(self, node: Expr) -> str:
+        """A name for an element: its tensor and what its place depends on."""
+        kinds = (Op.VAR, Op.INDEX) if self.expressions.axes(node) else (Op.VAR, Op.CONST)
+        marks = [str(part.attr) for arg in node.args for part in walk(arg) if part.op in kinds]
+        return "_".join(dict.fromkeys([self.context.names(str(node.attr)), *(m for m in marks if m.isalnum())]))
+
+    def _load_element(self, name: str, node: Expr, path: Path) -> None:
+        place = element_place(self, node, path)
+        self.line(*load_lines(name, place))
+        self.shapes.names[name] = TileType(self.shapes.dtype(str(node.attr)), place.axes)
+        self.expressions.may_be_negative.add(name)
+        self._elements[node] = name
+
+    def is_element(self, name: str, value: Expr, path: Path) -> bool:
+        """Write `name = value` if that is one element of a table of integers, which nothing has loaded yet."""
+        resolved = folded(transform(value, self._resolve), self.shapes.sizes)
+        if resolved.op is not Op.LOAD or self.shapes.dtype(str(resolved.attr)) is not DType.I32:
+            return False
+        node = rebuild(resolved, tuple(self.prepare(arg, path) for arg in resolved.args))
+        if node in self._elements or self.expressions.axes(node):
+            return False
+        self._load_element(name, node, path)
+        return True
+
+    def oriented(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """Axes of a tile in the order in which this kernel holds it, see orientation.py."""
+        return self.orders.get(frozenset(axes), axes)
+
+    def loaded(self, name: str, source: Ref, where: Expr | None) -> str | None:
+        """The name of a tile already loaded from there, where nothing writes; else `name` is what is loaded now."""
+        inputs = {param.name for param in self.context.program.params if not param.is_output}
+        if source.name not in inputs:
+            return None
+        return self._loaded.setdefault((source, where), name)
 
     def hoist(self, body: tuple[Statement, ...], extra: tuple[Expr, ...], bound: set[str], path: Path) -> None:
         """Write, before a loop, the element loads of its body that do not change in it."""
@@ -286,11 +364,14 @@ class KernelWriter:
 
     def kernel(self, name: str) -> Kernel:
         """The whole kernel."""
+        self._orient()
         if self.is_merge:
             self._bind_given()
         else:
             self._open_grid()
         self.body(self.grid.body, self.path)
+        if self.is_ordered:
+            self.line(TAKE_NEXT)
         spans = [f"    {name} = tl.arange(0, {self.context.tile(axis)})" for axis, name in self._spans.items()]
         inside = list(statements(self.grid.body))
         params = [*(p.name for p in self.context.program.params), *self._allocated(), *self.context.summaries]
@@ -303,23 +384,32 @@ class KernelWriter:
             grid=self.grid,
             stages=max(stages, default=None),
             has_wide_loads=self._has_wide_loads,
-            has_products=any(isinstance(s, Gemm) for s in inside),
+            products=sum(isinstance(s, Gemm) for s in inside),
             restores=tuple(dict.fromkeys(s.target.name for s in inside if isinstance(s, ReduceAdd))),
+            turns=tuple(self.turns),
         )
+
+    def _orient(self) -> None:
+        """Give the tiles that this grid computes their order of axes."""
+        for s in statements(self.grid.body):
+            if isinstance(s, (Let, Gemm, Fill, Reduce)):
+                kind = self.shapes.names[s.name]
+                self.shapes.names[s.name] = TileType(kind.dtype, self.oriented(kind.axes))
 
     def _allocated(self) -> list[str]:
         return [s.name for s in self.context.program.body if isinstance(s, Alloc)]
 
     def _open_grid(self) -> None:
-        """Write the grid's variables from the program id: the last one varies fastest."""
-        self.line("pid = tl.program_id(0)")
+        """Write the grid's variables from the program's number or its ticket: the last one varies fastest."""
         heavier_later = self.grid.order == "longest_first" and is_heavier_later(self)
         is_reversed = self.grid.order == "descending" or heavier_later
-        rest = "pid"
+        rest = open_tickets(self) if self.is_ordered else "pid"
+        if not self.is_ordered:
+            self.line("pid = tl.program_id(0)")
         for position in reversed(range(len(self.grid.names))):
             name, extent = self.grid.names[position], self.grid.extents[position]
             text = self.context.names(name)
-            count = self.counts[name] = self._extent(extent, name)
+            count = self.counts[name] = self.counts.get(name) or self.count_of(extent, name)
             value = rest if position == 0 else f"{rest} % {count}"
             if isinstance(extent, Tiles):
                 note = "  # heavy tiles first" if heavier_later else ""
@@ -357,7 +447,8 @@ class KernelWriter:
             with self.block(f"if {self.context.names(name)} * {self.context.tile(name)} >= {end}:"):
                 self.line("return")
 
-    def _extent(self, extent: Expr | Tiles, name: str) -> str:
+    def count_of(self, extent: Expr | Tiles, name: str) -> str:
+        """Text of how many values a variable of the grid takes, after the line that it needs."""
         if isinstance(extent, Tiles):
             count = self.context.names.fresh(f"tiles_{name}")
             size = self.text(extent.most or extent.extent, (), self.path)
@@ -369,6 +460,14 @@ class KernelWriter:
         """The statements of a block."""
         for position, statement in enumerate(body):
             WRITERS[type(statement)](self, statement, (*path, position))
+            if self.is_ordered and isinstance(statement, RangeLoop) and path == self.path:
+                look_up_again(self, body, position)
+
+
+def _names_in(ref: Ref, where: Expr | None) -> set[str]:
+    """Names that the place of a reference depends on."""
+    tiles = {item.name for item in ref.indices if isinstance(item, TileAxis)}
+    return tiles.union(*(dependencies(e) for e in (*ref.indices, where) if isinstance(e, Expr)))
 
 
 def dependencies(node: Expr) -> set[str]:

@@ -9,17 +9,25 @@ from ...ir.dtypes import DType
 from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Op, call, free_vars, transform
 from ...ir.printer import print_expr
-from ...ir.program import Alloc, Param, TileLoop, Tiles, statements
+from ...ir.program import Alloc, Param, TileAt, TileLoop, Tiles, statements
 from .context import Context
 from .expressions import folded
 from .kernel import Kernel
 from .layout import wrapped
+from .turns import MOST_SPINS, REPORT, TICKETS
 
 TORCH_TYPES = {
     DType.F64: "torch.float64", DType.F32: "torch.float32", DType.BF16: "torch.bfloat16", DType.F16: "torch.float16",
     DType.I64: "torch.int64", DType.I32: "torch.int32", DType.I16: "torch.int16", DType.I8: "torch.int8",
     DType.U8: "torch.uint8", DType.BOOL: "torch.bool",
 }  # fmt: skip
+# What may be given where additions have an order, and what the docstring says of it.
+OPTIONS = ("workers=None", "least_workers=1", "most_spins=0")
+OPTION_LINES = (
+    "workers: programs to launch, by default as many as run at once; the bits do not depend on it",
+    "least_workers: how many must run at once for no wait to last forever; TooFewWorkers where they cannot",
+    "most_spins: looks after which a wait gives up and raises OutOfTurn, which stops the queue; 0 waits forever",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +48,11 @@ def write_launcher(context: Context, kernels: list[Kernel]) -> Launcher:
         raise LoweringError(f"target triton: {context.program.name} has no input, so no sizes and no device; add one")
     names = [context.names(p.name) for p in outputs]
     asked = asked_sizes(context)
-    optional = [f"{name}=None" for name in names]
+    optional = [*(OPTIONS if context.turns else ()), *(f"{name}=None" for name in names)]
     signature = ", ".join([*(context.names(p.name) for p in inputs), "*", *asked, *optional])
     tensors = [f"{context.names(p.name)}: {p.dtype.value} [{', '.join(map(str, p.dims))}]" for p in params]
     tensors += [f"{', '.join(asked)}: sizes that no input has"] if asked else []
+    tensors += [line for line in OPTION_LINES if context.turns]
     lines = [*_sizes(context, inputs), *_outputs(context, inputs, outputs), *_checks(context, params)]
     aligned = [context.names(p.name) for p in inputs if p.name in context.aligned]
     lines += [f"{name} = align_rows({name})" for name in aligned]
@@ -57,7 +66,8 @@ def write_launcher(context: Context, kernels: list[Kernel]) -> Launcher:
         lines.append(f"{name} = arrival_counts({counts}, {device})")
     lines.append(f"with torch.cuda.device_of({context.names(inputs[0].name)}):")
     for kernel in kernels:
-        lines += [f"    {line}" for line in _launch(context, kernel)]
+        launch = _launch_in_order if kernel.turns else _launch
+        lines += [f"    {line}" for line in launch(context, kernel)]
     lines.append(f"return {', '.join(names)}")
     return Launcher(signature, tuple(tensors), tuple(lines))
 
@@ -117,16 +127,54 @@ def _summary(context: Context, summary: Summary) -> str:
 
 def _launch(context: Context, kernel: Kernel) -> list[str]:
     counts = [_count(context, extent) for extent in kernel.grid.extents]
-    tensors = [context.names(name) for name in kernel.tensors]
-    size_class = f"size_class({', '.join(tiled_sizes(context, kernel))})"
     return [
         f"programs = {' * '.join(counts)}",
         "if programs > 0:",
         f"    {kernel.name}[(programs,)](",
-        f"        {', '.join(tensors)},",
-        *(f"        {line}" for line in wrapped([f"*strides({name})" for name in tensors])),
-        f"        {', '.join([*kernel.sizes, size_class])},",
+        *(f"        {line}" for line in _arguments(context, kernel)),
         "    )",
+    ]
+
+
+def _arguments(context: Context, kernel: Kernel) -> list[str]:
+    """What every kernel is launched with, as lines."""
+    tensors = [context.names(name) for name in kernel.tensors]
+    size_class = f"size_class({', '.join(tiled_sizes(context, kernel))})"
+    return [
+        f"{', '.join(tensors)},",
+        *wrapped([text for name in kernel.tensors if (text := _strides(context, name))]),
+        f"{', '.join([*kernel.sizes, size_class])},",
+    ]
+
+
+def _strides(context: Context, tensor: str) -> str:
+    """The strides that kernels are told."""
+    told, dims = len(context.stride_parameters(tensor)), len(context.shapes.dims(tensor))
+    part = f"[:{told}]" if told < dims else ""
+    return f"*strides({context.names(tensor)}){part}" if told else ""
+
+
+def _launch_in_order(context: Context, kernel: Kernel) -> list[str]:
+    """Launch programs that take instances in order; where asked, look whether a wait gave up."""
+    counts = [_count(context, extent) for extent in kernel.grid.extents]
+    targets = [name for name, turns in context.turns.items() if turns.name in kernel.turns]
+    sizes = {name: [_count(context, count) for count in context.turns[name].counts] for name in targets}
+    totals = [" * ".join(part for part in sizes[name] if part != "1") or "1" for name in targets]
+    shown = [f'("{name}", [{", ".join(sizes[name])}])' for name in targets]
+    device = f"{context.names(context.program.params[0].name)}.device"
+    return [
+        f"programs = {' * '.join(counts)}",
+        "if programs > 0:",
+        f"    {', '.join([TICKETS, REPORT, *kernel.turns])} = counters({device}, 1, 6, {', '.join(totals)})",
+        f"    if {device}.type != \"cuda\" and {MOST_SPINS} == 0:",
+        f"        {MOST_SPINS} = 1  # programs are interpreted one after the other: a wait does not help",
+        "    arguments = (",
+        *(f"        {line}" for line in _arguments(context, kernel)),
+        f"        {', '.join([*kernel.turns, TICKETS, REPORT, MOST_SPINS])},",
+        "    )",
+        f"    programs = check_workers({kernel.name}, arguments, {device}, programs, workers, least_workers)",
+        f"    {kernel.name}[(programs,)](*arguments)",
+        f"    check_turns({REPORT}, {MOST_SPINS}, {', '.join(shown)})",
     ]
 
 
@@ -156,7 +204,7 @@ def _on_host(context: Context, node: Expr) -> Expr | None:
 
 def tiled_sizes(context: Context, kernel: Kernel) -> list[str]:
     """Run-time sizes that the kernel cuts into tiles: what its time depends on."""
-    loops = [s.tiles for s in statements(kernel.grid.body) if isinstance(s, TileLoop)]
+    loops = [s.tiles for s in statements(kernel.grid.body) if isinstance(s, (TileLoop, TileAt))]
     tiles = [extent for extent in kernel.grid.extents if isinstance(extent, Tiles)]
     used = set().union(*(free_vars(t.most or t.extent) for t in (*tiles, *loops)))
     return [size for size in context.sizes if size in used]

@@ -49,13 +49,16 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = 
     for item, dim, stride in zip(ref.indices, dims, strides, strict=True):
         if isinstance(item, TileAxis):
             wide = widening(axes, (item.name,))
-            scalars.append(f"{writer.start(item.name)} * {stride}")
-            tiles.append(f"{widened(writer.span(item.name), wide)} * {stride}")
+            if writer.is_chosen(item.name) and stride.isidentifier() and stride not in writer.context.constants:
+                tiles.append(times(widened(f"{writer.start(item.name)} + {writer.span(item.name)}", wide), stride))
+            else:
+                scalars.append(times(writer.start(item.name), stride))
+                tiles.append(times(widened(writer.span(item.name), wide), stride))
             if writer.is_ragged(item.name, dim):
-                conditions.append(widened(f"{writer.index(item.name)} < {writer.use_size(dim)}", wide))
+                conditions.append(widened(writer.exists(item.name, dim), wide))
         elif isinstance(item, All):
             wide = widening(axes, (dim,))
-            tiles.append(f"{widened(writer.span(dim), wide)} * {stride}")
+            tiles.append(times(f"{widened(writer.span(dim), wide)}", stride))
             if padded_size(writer.shapes.sizes[dim]) != writer.shapes.sizes[dim]:
                 conditions.append(widened(f"{writer.span(dim)} < {writer.use_size(dim)}", wide))
         elif not writer.shapes.axes(item):
@@ -83,7 +86,7 @@ def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -
         if start is None:
             index = writer.prepare(item, path)
             cast = "" if writer.is_wide(index) else ".to(tl.int64)"
-            offsets.append(f"{writer.expressions.text(index, (axis,), ATOM if cast else TERM)}{cast} * {stride}")
+            offsets.append(times(f"{writer.expressions.text(index, (axis,), ATOM if cast else TERM)}{cast}", stride))
             continue
         if step == 0:
             scalars += scalar_offset(writer, writer.prepare(start, path), stride)
@@ -91,8 +94,8 @@ def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -
         first = writer.start(axis)
         if start is not const(0):
             first = f"({writer.text(start, (), path)} + {first})"
-        scalars.append(f"{first} * {stride}")
-        tiles.append(f"{widened(writer.span(axis), wide)} * {stride}")
+        scalars.append(times(f"{first}", stride))
+        tiles.append(times(f"{widened(writer.span(axis), wide)}", stride))
     if offsets:
         name = writer.given(("rows", ref), f"{writer.context.names(ref.name)}_rows")
         writer.line(*sum_lines(f"{name} = ", offsets))
@@ -150,16 +153,17 @@ def _existing_rows(writer: KernelWriter, ref: Ref, path: Path, where: Expr | Non
 def scalar_offset(writer: KernelWriter, item: Expr, stride: str) -> list[str]:
     """The term of a scalar index, in 64 bits; none for index 0."""
     if item.op is Op.CONST:
-        return [] if item.attr == 0 else [f"{item.attr} * {stride}"]
+        number = f"tl.cast({item.attr}, tl.int64)" if " " in stride else str(item.attr)
+        return [] if item.attr == 0 else [times(number, stride)]
     if writer.is_wide(item):
-        return [f"{writer.expressions.text(item, (), TERM)} * {stride}"]
-    return [f"tl.cast({writer.expressions.text(item, ())}, tl.int64) * {stride}"]
+        return [times(f"{writer.expressions.text(item, (), TERM)}", stride)]
+    return [times(f"tl.cast({writer.expressions.text(item, ())}, tl.int64)", stride)]
 
 
 def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
     """The addresses of a LOAD in an expression: one element for each element of its indices."""
     tensor = str(node.attr)
-    axes = writer.expressions.axes(node)
+    axes = writer.oriented(writer.expressions.axes(node))
     strides = writer.use_tensor(tensor)
     scalars: list[str] = []
     tiles: list[str] = []
@@ -171,14 +175,14 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
         if not own:
             scalars += scalar_offset(writer, item, strides[position])
         elif tile is not None:
-            scalars.append(f"{writer.start(tile)} * {strides[position]}")
-            tiles.append(f"{widened(writer.span(tile), wide)} * {strides[position]}")
+            scalars.append(times(f"{writer.start(tile)}", strides[position]))
+            tiles.append(times(f"{widened(writer.span(tile), wide)}", strides[position]))
             if writer.is_ragged(tile, dim):
                 conditions.append(widened(f"{writer.index(tile)} < {writer.use_size(dim)}", wide))
         else:
             text = _index_text(writer, node, position, tuple(axis for axis in axes if axis in own))
             writer.context.gathered.add(tensor)
-            tiles.append(f"{widened(text, wide)} * {strides[position]}")
+            tiles.append(times(f"{widened(text, wide)}", strides[position]))
             if not writer.expressions.is_nonnegative(item):
                 conditions.append(widened(f"{text} >= 0", wide))
             conditions.append(widened(f"{text} < {writer.use_size(dim)}", wide))
@@ -196,6 +200,11 @@ def _index_text(writer: KernelWriter, node: Expr, position: int, order: tuple[st
     name = writer.given(("index", node, position), f"{writer.context.names(str(node.attr))}_at_{position}")
     writer.line(f"{name} = {writer.expressions.text(item, order)}")
     return name
+
+
+def times(text: str, stride: str) -> str:
+    """A product with a stride."""
+    return text if stride == "1" else f"{text} * {stride}"
 
 
 def widened(text: str, wide: str) -> str:
@@ -218,8 +227,8 @@ def store_lines(place: Place, value: str) -> list[str]:
 
 
 def atomic_add_lines(place: Place, value: str) -> list[str]:
-    """`tl.atomic_add(…)`."""
-    return call_lines("tl.atomic_add", place.terms, (value, *_mask(place)))
+    """`tl.atomic_add(…)`; what is added is looked at by later grids only."""
+    return call_lines("tl.atomic_add", place.terms, (value, *_mask(place), 'sem="relaxed"'))
 
 
 def _mask(place: Place) -> list[str]:

@@ -19,8 +19,10 @@ from .kernel import Kernel, KernelWriter
 from .launcher import write_launcher
 from .layout import wrapped
 from .tuning import ARCHES, Rows, configurations
+from .turns import MOST_SPINS, REPORT, TICKETS
 
 ALIGNED = 16  # Triton asks whether an integer argument is divisible by this
+BACKWARD_PRODUCTS = 3  # a forward kernel has two
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def write_module(program: Program, arch: str) -> Module:
         kernels=[_kernel_text(context, kernel) for kernel in kernels],
         host_functions=context.host_functions.values(),
         has_counters=bool(context.counters),
+        has_turns=bool(context.turns),
         has_summaries=bool(context.summaries),
         has_gathers=bool(context.gathered),
         has_aligned=bool(context.aligned),
@@ -139,17 +142,18 @@ def _configs(context: Context, kernels: list[Kernel]) -> dict[str, Rows]:
         return {}
     element = max((param.dtype.bytes for param in context.program.params[:1]), default=4)
     has_wide_loads = any(kernel.has_wide_loads for kernel in kernels)
-    is_split = any(kernel.merge is not None for kernel in kernels)
+    kind = "split" if any(kernel.merge is not None for kernel in kernels) else "dense"
+    kind = "backward" if any(kernel.products >= BACKWARD_PRODUCTS for kernel in kernels) else kind
     sizes = context.shapes.sizes
     width = max((sizes.get(str(dim), 0) for param in context.program.params for dim in param.dims[-1:]), default=64)
-    return configurations(element, width, has_wide_loads, is_split)
+    return configurations(element, width, has_wide_loads, kind)
 
 
 def _tuning(context: Context, kernel: Kernel) -> str:
     """Arguments of the kernel's autotune decorator; none for one without products or fixed warps."""
-    if not kernel.has_products and kernel.grid.warps is None:
+    if not kernel.products and kernel.grid.warps is None:
         return ""
-    stages = kernel.stages if kernel.has_products else 1
+    stages = kernel.stages if kernel.products else 1
     options = {"warps": kernel.grid.warps, "stages": stages}
     chosen = ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
     names = ", ".join(f'"{context.names(name)}"' for name in kernel.restores)
@@ -159,8 +163,10 @@ def _tuning(context: Context, kernel: Kernel) -> str:
 
 def _kernel_text(context: Context, kernel: Kernel) -> KernelText:
     groups = [[context.names(name) for name in kernel.tensors]]
-    groups += [list(context.strides(name)) for name in kernel.tensors]
+    groups += [list(context.stride_parameters(name)) for name in kernel.tensors]
     groups.append([*kernel.sizes, "size_class"])
+    if kernel.turns:
+        groups.append([*kernel.turns, TICKETS, REPORT, f"{MOST_SPINS}: tl.constexpr"])
     variable = [name for tensor in kernel.tensors for name in unspecialised_strides(context, tensor)]
     return KernelText(
         name=kernel.name,
@@ -187,7 +193,9 @@ def unspecialised_strides(context: Context, tensor: str) -> tuple[str, ...]:
         return ()
     last = context.shapes.dims(tensor)[-1:]
     size = context.shapes.sizes.get(last[0], int(last[0]) if last[0].isdigit() else 1) if last else 1
-    names = context.strides(tensor)
+    names = context.stride_parameters(tensor)
+    if len(names) < len(context.shapes.dims(tensor)):
+        return () if size % ALIGNED == 0 else names
     return () if size % ALIGNED == 0 else names[:-1]
 
 

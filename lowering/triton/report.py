@@ -16,7 +16,8 @@ from ...ir.program import Program
 from .kernel import Kernel
 from .module import Module, unspecialised_strides, write_module
 from .target import import_source
-from .tuning import fixed
+from .tuning import fixed as fixed_rows
+from .turns import MOST_SPINS, REPORT, TICKETS
 
 __all__ = ["Report", "compile_report"]
 
@@ -54,9 +55,8 @@ def compile_report(program: Program, arch: str, config: tuple[int, int] | None =
     module = write_module(program, arch)
     loaded = import_source(module.source)
     rows = (config,) if config else module.configs.get(arch, (UNTUNED,))
-    return tuple(
-        _report(module, kernel, getattr(loaded, kernel.name), arch, fixed(kernel, rows)[0]) for kernel in module.kernels
-    )
+    chosen = [(kernel, fixed_rows(kernel, rows)[0]) for kernel in module.kernels]
+    return tuple(_report(module, kernel, getattr(loaded, kernel.name), arch, row) for kernel, row in chosen)
 
 
 def _report(module: Module, kernel: Kernel, function: Any, arch: str, config: tuple[int, int]) -> Report:
@@ -86,12 +86,15 @@ def _signature(
     """Types, constants and alignments of arguments, as Triton would derive them from dense tensors."""
     context = module.context
     types = {context.names(name): POINTERS[context.shapes.dtype(name)] for name in kernel.tensors}
-    unit = {context.strides(name)[-1] for name in kernel.tensors if context.strides(name)}
+    told = {name: context.stride_parameters(name) for name in kernel.tensors}
+    unit = {names[-1] for name, names in told.items() if names and names == context.strides(name)}
     variable = {stride for name in kernel.tensors for stride in unspecialised_strides(context, name)}
     variable |= {*kernel.sizes, "size_class"}
-    signature = {name: "constexpr" if name in unit else types.get(name, "i32") for name in names}
-    constants: dict[Place, int] = {(names.index(name),): 1 for name in unit}
-    aligned = [n for n, name in enumerate(names) if name not in unit and name not in variable]
+    types |= dict.fromkeys((*kernel.turns, TICKETS, REPORT), POINTERS[DType.I32])
+    fixed = {**dict.fromkeys(unit, 1), **({MOST_SPINS: 0} if kernel.turns else {})}
+    signature = {name: "constexpr" if name in fixed else types.get(name, "i32") for name in names}
+    constants: dict[Place, int] = {(names.index(name),): value for name, value in fixed.items()}
+    aligned = [n for n, name in enumerate(names) if name not in fixed and name not in variable]
     return signature, constants, {(n,): [["tt.divisibility", 16]] for n in aligned}
 
 

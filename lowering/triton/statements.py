@@ -25,6 +25,7 @@ from ...ir.program import (
     Reduce,
     ReduceAdd,
     Role,
+    ScatterAdd,
     Store,
     Sync,
     TileAt,
@@ -39,6 +40,7 @@ from .expressions import TRITON_TYPES, widening
 from .layout import statement_lines
 from .loops import write_tile_loop
 from .memory import atomic_add_lines, load_lines, store_lines, tile_place
+from .turns import write_ordered_add
 
 if TYPE_CHECKING:
     from .kernel import KernelWriter
@@ -52,7 +54,12 @@ TRITON_COPIES = "use load and store: Triton makes copies asynchronous by itself 
 
 def _load(writer: KernelWriter, s: Load, path: Path) -> None:
     writer.forget({s.name})
-    writer.line(*load_lines(writer.context.names(s.name), tile_place(writer, s.source, path, s.where)))
+    name = writer.context.names(s.name)
+    known = writer.loaded(name, s.source, s.where) or name
+    if known == name:
+        writer.line(*load_lines(name, tile_place(writer, s.source, path, s.where)))
+    else:
+        writer.line(f"{name} = {known}")
 
 
 def _store(writer: KernelWriter, s: Store, path: Path) -> None:
@@ -62,7 +69,8 @@ def _store(writer: KernelWriter, s: Store, path: Path) -> None:
 
 def _reduce_add(writer: KernelWriter, s: ReduceAdd, path: Path) -> None:
     if s.after is not None:
-        raise writer.context.refuse(path, "reduce_add in a given order", "drop after=, or lower to another target")
+        write_ordered_add(writer, s, path)
+        return
     place = tile_place(writer, s.target, path)
     writer.line(*atomic_add_lines(place, writer.text(s.value, place.axes, path)))
 
@@ -73,7 +81,7 @@ def _shape(writer: KernelWriter, axes: tuple[str, ...]) -> str:
 
 def _fill(writer: KernelWriter, s: Fill, path: Path) -> None:
     value = writer.text(s.value, (), path)
-    shape, dtype = _shape(writer, s.axes), TRITON_TYPES[s.dtype]
+    shape, dtype = _shape(writer, writer.oriented(s.axes)), TRITON_TYPES[s.dtype]
     writer.forget({s.name})
     name = writer.context.names(s.name)
     if value in ("0", "0.0"):
@@ -86,6 +94,8 @@ def _let(writer: KernelWriter, s: Let, path: Path) -> None:
     writer.forget({s.name})
     if s.value.op is Op.INDEX:
         writer.define_index(s.name, str(s.value.attr))
+        return
+    if writer.is_element(s.name, s.value, path):
         return
     ready = writer.prepare(s.value, path)
     axes = writer.shapes.names[s.name].axes
@@ -109,10 +119,12 @@ def _gemm(writer: KernelWriter, s: Gemm, path: Path) -> None:
     _check_product(writer, (left_type, right_type), shared, path)
     if left_type.dtype is not right_type.dtype:
         left, right = (f"{t}.to(tl.float32)" for t in (left, right))
+    result = writer.shapes.names[s.name].axes
+    if result[0] in right_type.axes:  # the product the other way round
+        left, right, left_type, right_type = right, left, right_type, left_type
     left = f"tl.trans({left})" if left_type.axes[0] == shared else left
     right = f"tl.trans({right})" if right_type.axes[1] == shared else right
     arguments = [left, right]
-    result = writer.shapes.gemm(s).axes
     if s.into is not None:
         arguments.append(writer.text(s.into, result, path))
     if DType.F32 in (left_type.dtype, right_type.dtype):
@@ -157,7 +169,9 @@ def _reduce(writer: KernelWriter, s: Reduce, path: Path) -> None:
 
 
 def _tile_at(writer: KernelWriter, s: TileAt, path: Path) -> None:
-    writer.line(f"{writer.context.names(s.name)} = {writer.text(s.number, (), path)}")
+    name = writer.context.names(s.name)
+    if not writer.is_element(name, s.number, path):
+        writer.line(f"{name} = {writer.text(s.number, (), path)}")
     writer.define_extent(s.name, path)
     writer.bind_tile(s.name, False, writer.grid.body)
 
@@ -205,5 +219,6 @@ WRITERS: dict[type, Callable[[KernelWriter, Any, Path], None]] = {
     WaitGroup: _refused("wait_group"),
     Sync: _refused("sync"),
     Role: _refused("roles"),
+    ScatterAdd: _refused("scatter_add", "add tiles at plain places with reduce_add, or lower to another target"),
     Grid: _refused("a grid inside a grid", "put all its variables in one grid"),
 }

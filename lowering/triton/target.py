@@ -6,19 +6,23 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ...ir.errors import BuildError, DeviceError
+from ...ir.errors import BuildError, Deadlock, DeviceError, ScheduleError, TilewrightError
 from ...ir.program import Program
 from ..cache import content_key, default_cache
 from ..target import Launch, Lowered
 from .module import write_module
 from .tuning import ARCHES, DEFAULT_ARCH
 
-__all__ = ["TritonTarget"]
+__all__ = ["TritonLaunch", "TritonTarget"]
+
+ORDER_OPTIONS = ("workers", "least_workers", "most_spins")  # of generated functions that add in a given order
+ORDER_ERRORS: dict[str, type[TilewrightError]] = {"OutOfTurn": Deadlock, "TooFewWorkers": ScheduleError}
 
 
 class TritonTarget:
@@ -42,19 +46,50 @@ class TritonTarget:
 
     def load(self, lowered: Lowered, program: Program) -> Launch:
         """Import the file from the cache; Triton itself compiles at the first launch of a kernel."""
-        module = import_source(lowered.source)
-        run = getattr(module, module.__all__[0])
-        is_output = [param.is_output for param in program.params]
-        outputs_of, asked = list(run.__kwdefaults__ or ()), inspect.getfullargspec(run).kwonlyargs
+        return TritonLaunch(import_source(lowered.source), program)
 
-        def launch(tensors: Sequence[Any], sizes: Mapping[str, int]) -> None:
-            _require_gpu(tensors[0])
-            outputs = [tensor for tensor, out in zip(tensors, is_output, strict=True) if out]
-            inputs = [tensor for tensor, out in zip(tensors, is_output, strict=True) if not out]
-            given = {name: sizes[name] for name in asked if name not in outputs_of}
-            run(*inputs, **given, **dict(zip(outputs_of, outputs, strict=True)))
 
-        return launch
+class TritonLaunch:
+    """A generated file, ready to run on tensors. Where it adds in a given order, it takes its function's options."""
+
+    def __init__(self, module: ModuleType, program: Program) -> None:
+        self.module = module
+        self.run = getattr(module, module.__all__[0])
+        self.is_output = [param.is_output for param in program.params]
+        names = [name for name in (self.run.__kwdefaults__ or ()) if name not in ORDER_OPTIONS]
+        self.outputs_of = names
+        asked = inspect.getfullargspec(self.run).kwonlyargs
+        self.asked = [name for name in asked if name not in {*names, *ORDER_OPTIONS}]
+
+    def __call__(self, tensors: Sequence[Any], sizes: Mapping[str, int], **options: int | None) -> None:
+        """Launch. `options`, of programs that add in a given order only:
+
+        workers: programs to launch, by default as many as run at once; bits do not depend on it.
+        least_workers: how many must run at once for no wait to last forever (a plan's residency, 1 for safe plans).
+        most_spins: looks after which a wait gives up; 0, the default, waits as long as it takes.
+
+        Raises ScheduleError where the GPU has no room for `least_workers`, before the kernel that waits is launched,
+        and Deadlock, naming instance, rank and tile, for a wait that gave up.
+        """
+        _require_gpu(tensors[0])
+        outputs = [tensor for tensor, out in zip(tensors, self.is_output, strict=True) if out]
+        inputs = [tensor for tensor, out in zip(tensors, self.is_output, strict=True) if not out]
+        given = {name: sizes[name] for name in self.asked}
+        with errors_of(self.module):
+            self.run(*inputs, **given, **options, **dict(zip(self.outputs_of, outputs, strict=True)))
+
+
+@contextmanager
+def errors_of(module: ModuleType) -> Iterator[None]:
+    """Raise what a generated file raises about waits as errors of ours."""
+    kinds = {getattr(module, name, None): kind for name, kind in ORDER_ERRORS.items()}
+    try:
+        yield
+    except RuntimeError as error:
+        kind = kinds.get(type(error))
+        if kind is None:
+            raise
+        raise kind(str(error)) from None
 
 
 def import_source(source: str) -> ModuleType:

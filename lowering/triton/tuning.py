@@ -38,15 +38,26 @@ SPLIT_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
     (8, 1 << 30, dict.fromkeys(ARCHES, ((8, 2), (8, 1)))),
 )
 
+# Backward kernels, with the tiles of schedules/backward_tuning.py. One row: nothing is timed, so that a gradient has
+# the same bits whatever else the GPU did when it was first computed. Tiles come through tables of jobs and visits,
+# which takes stages of its own: with five, rows of Q and dO are on their way for a whole visit.
+BACKWARD_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
+    (2, 64, {"sm_80": ((4, 3),), "sm_90": ((4, 5),), "sm_100": ((8, 5),), "sm_120": ((4, 3),)}),
+    (2, 1 << 30, dict.fromkeys(ARCHES, ((8, 3),))),
+    (8, 1 << 30, dict.fromkeys(ARCHES, ((8, 1),))),
+)
+KINDS = {"dense": TABLES, "split": SPLIT_TABLES, "backward": BACKWARD_TABLES}
+
 
 def configurations(
-    element_bytes: int, width: int, has_wide_loads: bool = False, is_split: bool = False
+    element_bytes: int, width: int, has_wide_loads: bool = False, kind: str = "dense"
 ) -> dict[str, Rows]:
     """Rows of (warps, stages) per architecture, for kernels whose widest input row has `width` elements.
 
-    Kernels that load biases or masks as whole tiles need the registers of many warps first, and fewer stages.
+    Kernels that load biases or masks as whole tiles need the registers of many warps first, and fewer stages. `kind`:
+    a key of KINDS.
     """
-    tables = SPLIT_TABLES if is_split else TABLES
+    tables = KINDS[kind]
     table = next(table for size, limit, table in tables if element_bytes <= size and width <= limit)
     if not has_wide_loads:
         return table

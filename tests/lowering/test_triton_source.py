@@ -248,7 +248,6 @@ LINES = {
     "roles": 'with role("producer", warps=4):\n            commit()',
     "gemm_async": "y = gemm_async(x, w[:, :])",
     "a grid inside a grid": "for t in grid(4):\n            sync()",
-    "reduce_add in a given order": "reduce_add(o[r, :], x, after=0)",
     "a product of i32 tiles": "y = gemm(x, ids[:, :])",
 }
 

@@ -1,0 +1,25 @@
+"""Tiles of backward kernels on GPUs, per architecture, element type and head size: a table of what fits in registers.
+
+A block keeps dK and dV of its columns in registers, beside the scores, their gradients and a part of dQ. The tiles are
+the largest for which no architecture's compiler spills registers in the loop, with the warps of the target's table.
+"""
+
+from __future__ import annotations
+
+from ..ir.dtypes import DType
+
+Tiles = tuple[tuple[int, tuple[int, int]], ...]  # by widest head dimension, up to and including: rows x columns
+
+BACKWARD_TILES: dict[str, Tiles] = {
+    "sm_80": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (16, 32))),
+    "sm_90": ((64, (64, 64)), (128, (64, 64)), (1 << 30, (32, 32))),
+    "sm_100": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (32, 32))),
+    "sm_120": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (16, 32))),
+}
+FLOAT32_TILES: Tiles = ((64, (32, 32)), (128, (16, 32)), (1 << 30, (16, 16)))
+
+
+def backward_tiles(dtype: DType, width: int, arch: str) -> tuple[int, int]:
+    """Rows and columns of a visit's tile on a GPU; `width` is the wider of the two head dimensions."""
+    table = FLOAT32_TILES if dtype is DType.F32 else BACKWARD_TILES[arch]
+    return next(tiles for limit, tiles in table if width <= limit)
