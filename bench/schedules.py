@@ -169,7 +169,7 @@ def _measure(case: Case, seed: int) -> Measured:
         times[mode] = simulate(plan, work).makespan / bound
     names = [name for name in NAMED if not reason_missing(name, work)] if case.n <= 64 or case.heads == 1 else []
     named = [(simulate(plan_work(work, case.workers, name), work).makespan / bound, name) for name in names]
-    best, name = min(named, default=(float("inf"), "-"))
+    best, name = min(named, default=(float("inf"), ""))
     timed = (("greedy", True), ("safe", True), ("safe", False))
     clock = [_milliseconds(work, case, mode, search) for mode, search in timed]
     return Measured(case, times["greedy"], times["safe"], best, name, plans["greedy"].min_resident, *clock)
@@ -218,7 +218,7 @@ def _table(found: Sequence[Measured]) -> Table:
         case = one.case
         table.add_row(
             case.family, str(case.n), str(case.heads), str(case.workers), f"{one.greedy:.4f}", str(one.min_resident),
-            f"{one.safe:.4f}", f"{one.best_named:.3f}", one.best_name,
+            f"{one.safe:.4f}", f"{one.best_named:.3f}" if one.best_name else "", one.best_name,
             *(f"{ms:.3g}" for ms in (one.greedy_ms, one.safe_ms, one.quick_ms)),
         )  # fmt: skip
     return table

@@ -138,7 +138,8 @@ def _text(request: Request, panels: list[Panel], bound: float, skipped: dict[str
 
     out = io.StringIO()
     console = Console(file=out, force_terminal=sys.stdout.isatty(), width=110, highlight=False)
-    table = Table(title=f"{_title(request)}: no schedule ends before {bound:g}", box=box.SIMPLE, title_justify="left")
+    console.print(f"{_title(request)}: no schedule ends before {bound:g}", markup=False)
+    table = Table(box=box.SIMPLE)
     for column in ("order", "makespan", "of the bound", "waits", "resident workers"):
         table.add_column(column, justify="left" if column == "order" else "right")
     for panel in panels:

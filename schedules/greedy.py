@@ -25,6 +25,7 @@ __all__ = ["Reserved", "Ring", "reserve", "rings", "to_plan"]
 Busy = dict[int, int]  # tick -> q tiles, as bits
 Ring = NDArray[np.intp]
 Moments = tuple[list[int], list[int]]  # q tiles, ticks of their reductions
+MAX_MATCHED = 64  # visits of a job that are matched with moments
 MAX_CLASSES = 1 << 21  # visits x different costs that are worth the time
 
 
@@ -99,12 +100,23 @@ def _columns(mask: NDArray[np.bool_]) -> list[list[int]]:
 
 def _place(todo: int, start: int, busy: Busy, costs: _Costs) -> tuple[Moments, int]:
     """Moments of a job's visits, and when the last is done; `busy` gets them."""
+    step = (costs.compute or 0) + costs.reduce
+    first = start + step - costs.reduce
+    moments = _around(todo, first, busy, costs)
+    without_waits = range(first, first + step * len(moments[0]), step or 1)
+    if moments[1][-1] > without_waits[-1] and len(without_waits) <= MAX_MATCHED:
+        moments = _matched(todo, without_waits, busy, costs.span) or moments
+    for bit, tick in zip(*moments, strict=True):
+        for moment in range(tick, tick + costs.span):
+            busy[moment] = busy.get(moment, 0) | (1 << bit)
+    return moments, moments[1][-1] + costs.reduce
+
+
+def _around(todo: int, tick: int, busy: Busy, costs: _Costs) -> Moments:
+    """The next tile of the ring that is free, and so on; where none is, a tick later."""
     tiles: list[int] = []
     ticks: list[int] = []
-    reduce, span = costs.reduce, costs.span
-    step = (costs.compute or 0) + reduce
-    get = busy.get
-    tick, last = start + step - reduce, 0
+    span, step, get, last = costs.span, (costs.compute or 0) + costs.reduce, busy.get, 0
     while todo:
         taken = get(tick, 0)
         for moment in range(tick + 1, tick + span):
@@ -118,10 +130,31 @@ def _place(todo: int, start: int, busy: Busy, costs: _Costs) -> tuple[Moments, i
         todo ^= last
         tiles.append(tile)
         ticks.append(tick)
-        for moment in range(tick, tick + span):
-            busy[moment] = get(moment, 0) | last
         tick += step
-    return (tiles, ticks), tick - step + reduce
+    return tiles, ticks
+
+
+def _matched(todo: int, ticks: Sequence[int], busy: Busy, span: int) -> Moments | None:
+    """Visits without any wait, if there are such: a matching of tiles and moments by augmenting paths (Kuhn 1955)."""
+    free = [_free(todo, tick, busy, span) for tick in ticks]
+    place_of: dict[int, int] = {}  # tile, as a bit -> place of its moment
+
+    def settle(place: int, tried: int) -> tuple[bool, int]:
+        while left := free[place] & ~tried:
+            bit = left & -left
+            tried |= bit
+            is_settled = bit not in place_of
+            if not is_settled:
+                is_settled, tried = settle(place_of[bit], tried)
+            if is_settled:
+                place_of[bit] = place
+                return True, tried
+        return False, tried
+
+    if not all(settle(place, 0)[0] for place in range(len(ticks))):
+        return None
+    order = sorted(place_of, key=lambda bit: place_of[bit])
+    return [bit.bit_length() - 1 for bit in order], list(ticks)
 
 
 def _classes(costs: NDArray[np.float64], todo: int) -> list[tuple[int, int]]:

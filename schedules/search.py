@@ -13,7 +13,7 @@ from .work import Work
 
 __all__ = ["best_reserved"]
 
-SEARCH_VISITS = 24_000  # that are placed before the search ends, at the latest one reservation later
+SEARCH_VISITS = 16_000  # that are placed before the search ends, at the latest one reservation later
 ALL_ORDERS = 3  # rings that are tried with every issue order
 STEPS = (1, 2, 3, 5, 8, 13, 21, 34, 1 << 30)  # places by which a late job is issued earlier
 SPREAD = 7  # which of the late jobs is next: a prime, so that all have their turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -22,14 +23,14 @@ from tilewright.schedules import (
     simulate,
     stack_groups,
 )
+from tilewright.schedules.greedy import reserve, rings, to_plan
+from tilewright.schedules.issue import issue_orders
 from tilewright.schedules.masks import group_heads
 from tilewright.schedules.named import NAMED, STATIC, reason_missing
 from tilewright.schedules.planner import MODES
 
 SMALL = [case for case in cases() if case.n <= 32]
 LARGE = [case for case in cases() if case.n > 32]
-# One reduction more than the bound in a schedule of 9 visits is 1.022; the exact solver shows that it can be done without.
-NEARLY = {("random-causal", 132): 1.0223}
 WIDE = Limits(1.10, 1.60, 2000.0)
 
 
@@ -41,7 +42,7 @@ def name_of(case: Case) -> str:
 def test_targets(case: Case) -> None:
     """Times are measured by `python -m tilewright.bench.schedules`; here only what does not depend on the machine."""
     measured = measure_case(case)
-    assert measured.greedy <= NEARLY.get((case.family, case.workers), case.limits.greedy) + 1e-9
+    assert measured.greedy <= case.limits.greedy + 1e-9
     assert measured.safe <= case.limits.safe + 1e-9
     assert measured.greedy <= measured.best_named + 1e-9
 
@@ -202,6 +203,41 @@ def test_known_latency_is_planned_for() -> None:
     aware = simulate(plan_work(late, 32, "greedy"), late).makespan
     assert aware <= simulate(plan_work(Work.of(mask, 8), 32, "greedy"), late).makespan
     assert aware <= 1.03 * lower_bound(late, 32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), workers=st.integers(1, 9), latency=st.integers(0, 3), is_even=st.booleans())
+def test_reserved_moments_can_be_kept(seed: int, workers: int, latency: int, is_even: bool) -> None:
+    """Carried out, a reservation takes no longer than it said."""
+    rng = np.random.default_rng(seed)
+    costs = 4.0 if is_even else rng.integers(0, 6, (2, 8, 7)).astype(float)
+    work = Work.of(rng.random((2, 8, 7)) < 0.7, 2, costs, float(rng.integers(1, 4)), float(latency))
+    for ring in itertools.islice(rings(work), 5):
+        for issue in issue_orders(work, workers, lower_bound(work, workers)):
+            reserved = reserve(work, issue, workers, ring)
+            plan = to_plan(reserved, work, workers, "greedy")
+            check_plan(plan, work)
+            assert simulate(plan, work).makespan <= reserved.makespan
+
+
+def test_residency_of_large_plans_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found on one of the heads that run in step, it may be more than the least."""
+    mask = np.ones((16, 16), dtype=bool)
+    least = plan_backward(mask, 4, 64, mode="greedy").min_resident
+    monkeypatch.setattr("tilewright.schedules.planner.RESIDENT_VISITS", 0)
+    plan = plan_backward(mask, 4, 64, mode="greedy")
+    check_plan(plan, Work.of(mask, 4))
+    assert 1 < least <= plan.min_resident <= 64
+
+
+def test_long_jobs_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without matching, which is for short jobs, plans are as right and a little longer."""
+    work = Work.of(family("random-causal", 32, 2), 8)
+    short = simulate(plan_work(work, 132, "greedy"), work).makespan
+    monkeypatch.setattr("tilewright.schedules.greedy.MAX_MATCHED", 0)
+    plan = plan_work(work, 132, "greedy")
+    check_plan(plan, work)
+    assert simulate(plan, work).makespan > short
 
 
 def test_tables_do_not_grow_with_heads() -> None:
