@@ -162,9 +162,9 @@ class ReduceAdd:
 class ScatterAdd:
     """Add every element of a tile where its indices say: one element after another, in row-major order of the tile.
 
-    Indices are INT expressions over any axes of `value`, so that several elements may mean one place. Elements past the end
-    of a dimension, or for which `where` does not hold, are left out: their indices may be anything. Not atomic: what lies
-    between the places belongs to one instance alone meanwhile. The memory is f32.
+    Indices are INT expressions over any axes of `value`, so that several elements may mean one place. Elements past
+    the end of a dimension, or for which `where` does not hold, are left out: their indices may be anything. It is not
+    atomic: the box around the places belongs to one instance alone meanwhile. The memory is f32.
     """
 
     target: Ref

@@ -258,7 +258,8 @@ def _scatter(s: ScatterAdd, shapes: Shapes) -> None:
     """Places and conditions are over axes of the value, which are tile variables; the memory is f32."""
     name, over = s.target.name, shapes.axes(s.value)
     if len(shapes.dims(name)) != len(s.target.indices):
-        raise ValueError(f"{name} has {len(shapes.dims(name))} dimensions, but {len(s.target.indices)} indices are given")
+        count = len(s.target.indices)
+        raise ValueError(f"{name} has {len(shapes.dims(name))} dimensions, but {count} indices are given")
     if shapes.dtype(name) is not DType.F32:
         raise ValueError(f"scatter_add to {name}, which is {shapes.dtype(name).value}; sums are f32")
     if not over or not set(over) <= set(shapes.tiles):

@@ -11,7 +11,7 @@ from ..expr import Expr
 from ..program import ScatterAdd
 from .expressions import value_of
 from .machine import Worker
-from .memory import Memory, Place, rounded
+from .memory import Memory, Place
 from .races import Mode
 from .tiles import Tile, align
 
@@ -31,9 +31,10 @@ def scatter_add(worker: Worker, s: ScatterAdd) -> None:
     if not exists.any():
         return
     _note(worker, memory, places)
+    added, flat = value.values[exists].astype(memory.values.dtype), memory.values.reshape(-1)
+    at = np.ravel_multi_index(places, memory.values.shape) if places else np.zeros(added.shape, np.int64)
     with np.errstate(all="ignore"):
-        np.add.at(memory.values, places, value.values[exists].astype(memory.values.dtype))
-    memory.values[places] = rounded(memory.values[places], memory.dtype, memory.values.dtype, worker.machine.is_exact)
+        np.add.at(flat, at, added)
 
 
 def _existing(worker: Worker, value: Tile) -> npt.NDArray[np.bool_]:
@@ -56,8 +57,8 @@ def _along(worker: Worker, s: ScatterAdd, position: int, exists: Tile) -> Intege
     bad = places[(places < 0) | (places >= size)]
     if bad.size:
         raise OutOfBounds(
-            f"out of bounds: line {worker.line.number} adds at index {int(bad[0])} of dimension {memory.dims[position]} of "
-            f"{memory.name}, which has {size} elements; say with where= which elements are added",
+            f"out of bounds: line {worker.line.number} adds at index {int(bad[0])} of dimension "
+            f"{memory.dims[position]} of {memory.name}, which has {size} elements; say with where= which are added",
             worker.line,
             memory.line,
         )

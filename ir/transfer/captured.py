@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..dtypes import Kind
 from ..edit import edit_program
 from ..errors import ScheduleError
 from ..expr import Expr, Op, apply, free_vars, select, transform, var
 from ..gradient import Backward, Source, Term, differentiate
 from ..program import Grid, Let, Param, Program, Statement, statements
-from ..dtypes import Kind
 from .backward import (
-    FORWARD, drop_dead, drop_true_predicate, renamed_captured, scale_weights, set_regions, set_weights,
+    FORWARD,
+    drop_dead,
+    drop_true_predicate,
+    renamed_captured,
+    scale_weights,
+    set_regions,
+    set_weights,
 )  # fmt: skip
 
 ROWS, COLUMNS, PAIRS, SINK = "captured_rows", "captured_columns", "captured_pairs", "captured_sink"
@@ -41,8 +47,8 @@ def form_of(term: Term) -> str:
 
 
 def transfer_captured(reference: Program, backward: Backward, tensor: int, term: int) -> tuple[Program, Backward]:
-    """The reference's orchestration with one term of backward.captured[tensor]; and the backward with the names that the
-    program's captured tensors have.
+    """The reference's orchestration with one term of backward.captured[tensor]; and the backward with the names that
+    the program's captured tensors have.
 
     Raises ScheduleError when the reference lacks something that a pass needs, naming it.
     """
@@ -59,7 +65,7 @@ def transfer_captured(reference: Program, backward: Backward, tensor: int, term:
 
 
 def with_names_of_its_own(program: Program, backward: Backward) -> Backward:
-    """Backward of the same spec whose captured tensors hide no name of the program, before or after its sums are placed."""
+    """Backward of the same spec whose captured tensors hide no name of the program, nor of one with its sums placed."""
     taken = {p.name for p in program.params} | {r.name for r in program.regions} | set(PLACED)
     for statement in statements(program.body):
         taken |= set(statement.names) if isinstance(statement, Grid) else {str(getattr(statement, "name", ""))}
@@ -74,7 +80,7 @@ def bind_tensors(program: Program, backward: Backward) -> Program:
     """
     missing = sorted(set(TYPED) - {param.name for param in program.params})
     if missing:
-        raise ScheduleError(f"transfer: {program.name} has no parameter {missing[0]!r}, which a captured gradient needs")
+        raise ScheduleError(f"transfer: {program.name} has no parameter {missing[0]!r}, which a gradient needs")
     spec = backward.spec
     params = [replace(p, dtype=spec.dtype) if p.name in TYPED else p for p in program.params]
     captured = [Param(t.name, t.dtype, t.dims) for t in spec.captured]

@@ -3,13 +3,13 @@
     index is b, h, i (or j)     an instance owns the element: a variable of its grid
     others                      loops inside the instance, in ascending order
 
-A program of this kind stores sums per row (or column), `sums[b, h, m]`, or what each pair adds, `pairs[b, h, m, n]`. Each
-pass here is `f(program, target) -> program`; `PLACES` says which serves a target.
+A program of this kind stores sums per row (or column), `sums[b, h, m]`, or what each pair adds, `pairs[b, h, m, n]`.
+Each pass here is `f(program, target) -> program`; `place_sums` chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..dtypes import DType, Kind
@@ -17,8 +17,24 @@ from ..edit import edit_body
 from ..expr import Expr, Op, apply, as_expr, const, index, load, substitute, var, walk
 from ..gradient import Term
 from ..program import (
-    Alloc, Fill, Grid, Index, Let, Load, Param, Program, RangeLoop, Reduce, Ref, ScatterAdd, Statement, Store, TileAt,
-    TileAxis, TileLoop, Tiles,
+    Alloc,
+    Fill,
+    Grid,
+    Index,
+    Let,
+    Load,
+    Param,
+    Program,
+    RangeLoop,
+    Reduce,
+    Ref,
+    ScatterAdd,
+    Statement,
+    Store,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
 )  # fmt: skip
 from ..shapes import infer
 from ..spec import COLUMN, ROW, Dim, TensorSpec
@@ -56,6 +72,13 @@ class Target:
     def dims(self) -> tuple[Expr, ...]:
         """The tensor's dimensions."""
         return tuple(_size(dim) for dim in self.tensor.dims)
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether the elements of all pairs are the whole tensor."""
+        sizes = {"b": "B", "h": "Hq", "i": "M", "j": "N"}
+        pairs = zip(self.term.bare, self.tensor.dims, strict=True)
+        return all(dim == 1 if name is None else dim == sizes[name] for name, dim in pairs)
 
     def at(self, line: str) -> tuple[Expr, ...]:
         """The elements of a tile of rows or columns."""
@@ -102,8 +125,8 @@ def _second_grid(target: Target, line: str, tiles: Tiles) -> Grid:
         indices_of_tile = tuple(TileAxis(line) if n == target.owned[variable] else x for n, x in enumerate(indices))
         if place not in (node for item in indices_of_tile if isinstance(item, Expr) for node in walk(item)):
             out = Ref(OUT, indices_of_tile)
-            body: tuple[Statement, ...] = (sums, Load("line_before", out), Store(out, var("line_before", Kind.FLOAT) + values))
-            return _grid(target.heads, body, (line, tiles))
+            add = Store(out, _float("line_before") + values)
+            return _grid(target.heads, (sums, Load("line_before", out), add), (line, tiles))
     if any(place in walk(item) for item in indices):
         return _grid(target.heads, (TileLoop(line, tiles, (sums, _scatter(indices, values))),))
     loop = TileLoop(line, tiles, (
@@ -136,8 +159,9 @@ def store_pairs(program: Program, main: Grid, target: Target) -> Program:
 
     rewrite:
         for b, h, m in grid(B, Hq, tiles(M, 64)):           for h, m in grid(Hq, tiles(M, 64)):
-            …                                         ->        for b in range(0, B):
-                store(pairs[b, h, m, n], ds)                        …
+            …                                         ->        for n in tiles(N, 64): store(gradient[h, m, n], 0.0)
+                store(pairs[b, h, m, n], ds)                    for b in range(0, B):
+                                                                    …
                                                                         store(gradient[h, m, n], gradient[h, i, j] + ds)
     needs: i and j are indices, in this order.
     """
@@ -149,6 +173,10 @@ def store_pairs(program: Program, main: Grid, target: Target) -> Program:
     body = _instead_of_pairs(main, Store(Ref(OUT, place), value))
     tiles = main.extents[-1]
     assert isinstance(tiles, Tiles)
+    cleared = TileLoop("n", infer(program).tiles["n"], (Store(Ref(OUT, place), const(0.0)),))
+    if target.is_covered:
+        grid = _grid(target.heads, body, ("m", tiles), order=main.order, before=(cleared,))
+        return _with_output(program, target, "pairs", _replaced(program, main, (grid,)))
     grid = _grid(target.heads, body, ("m", tiles), order=main.order)
     return _with_output(program, target, "pairs", _replaced(program, main, (clear(OUT, target.dims), grid)))
 
@@ -177,7 +205,7 @@ def scatter_chunks(program: Program, main: Grid, target: Target) -> Program:
     rewrite:
         for b, h, m in grid(B, Hq, tiles(M, 64)):         for chunk, h in grid(8, Hq): for b in range(0, B):
             …                                                 for step in range(…): m = tile(M, 64, chunk + step * 8)
-                store(pairs[b, h, m, n], ds)      ->              … scatter_add(tables[chunk, h, bucket], ds, where=ds != 0.0)
+                store(pairs[b, h, m, n], ds)      ->              … scatter_add(tables[chunk, h, bucket], ds, …)
                                                           for h, t1 in grid(Hq, tiles(T0, 256)): …
     needs: nothing. The count of chunks is fixed, so that bits do not depend on who runs them.
     """
@@ -253,9 +281,9 @@ def _scatter(indices: tuple[Expr, ...], value: Expr, name: str = OUT) -> Scatter
 
 def _grid(
     heads: Sequence[str], body: tuple[Statement, ...], last: tuple[str, Tiles] | None = None,
-    *, first: tuple[str, Expr] | None = None, order: str = "ascending",
+    *, first: tuple[str, Expr] | None = None, order: str = "ascending", before: tuple[Statement, ...] = (),
 ) -> Grid:  # fmt: skip
-    """A grid over those of b and h that an instance owns, with loops over the others in it."""
+    """A grid over those of b and h that an instance owns, with loops over the others in it, after what comes before."""
     for name in reversed(EXTENTS):
         if name not in heads:
             body = (RangeLoop(name, const(0), EXTENTS[name], body),)
@@ -263,7 +291,7 @@ def _grid(
     axes += [(name, EXTENTS[name]) for name in heads]
     axes += [] if last is None else [last]
     axes = axes or [("whole", const(1))]
-    return Grid(tuple(name for name, _ in axes), tuple(extent for _, extent in axes), body, order)
+    return Grid(tuple(name for name, _ in axes), tuple(extent for _, extent in axes), (*before, *body), order)
 
 
 def _with_output(program: Program, target: Target, old: str, body: tuple[Statement, ...]) -> Program:

@@ -97,7 +97,7 @@ def _scatters(program: Program) -> bool:
 def _refusal(name: str, term: Term, target: str) -> UnsupportedSpec:
     place = ", ".join(print_expr(index) for index in term.indices)
     return UnsupportedSpec(
-        f"the gradient of captured tensor {name}: {name}[{place}] is read at computed places, where several pairs meet; "
-        f"target {target} has no scatter_add",
+        f"the gradient of captured tensor {name}: {name}[{place}] is read at computed places, where several pairs "
+        f"meet; target {target} has no scatter_add",
         hint=f"pass {name}.detach(), or compile for the cpu target",
     )

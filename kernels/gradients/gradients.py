@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ from ..tracing import elsewhere, is_plain
 from ..verification import Subject
 from .captured import CapturedKernel, compile_captured
 from .gradient import Gradient, Known, compile_backward
-from .verification import verify_backward
+from .verification import Asked, verify_backward
 
 __all__ = ["Gradients"]
 
@@ -50,6 +51,7 @@ class Gradients:
         self._made: dict[bool, Gradient] = {}
         self._captured: dict[str, CapturedKernel | None] = {}
         self._backward: Backward | None = None
+        self._asked = Asked()
         self._lock = threading.RLock()
 
     @property
@@ -92,10 +94,13 @@ class Gradients:
         return [tensor.name for tensor, is_wanted in pairs if is_wanted and tensor.dtype.kind is Kind.FLOAT]
 
     def _prepare(self, names: Sequence[str], wants_main: bool) -> None:
-        if wants_main:
-            _ = self.main
-        for name in names:
-            self.captured(name)
+        try:
+            if wants_main:
+                _ = self.main
+            for name in names:
+                self.captured(name)
+        finally:
+            self._asked.forget()
 
     def run(self, tensors: Tensors, known: Known, wanted: Sequence[bool]) -> list[torch.Tensor | None]:
         """The gradient of every tensor that is wanted, in its own type; None for the others."""
@@ -122,7 +127,8 @@ class Gradients:
         )
         gradient = Gradient(compiled, self.spec)
         if self._options.verify and runs_here(self._target):
-            compiled.report = verify_backward(compiled, lambda *asked: self._main_of(gradient, *asked), self._subject)
+            run = functools.partial(self._main_of, gradient)
+            compiled.report = verify_backward(compiled, run, self._subject, self._asked)
             if not compiled.report.verified:
                 what = f"backward of {self.spec.name} for {self._target} ({to_torch(self.spec.dtype)})"
                 raise VerificationError(f"{what}: {compiled.report}")
@@ -150,7 +156,7 @@ class Gradients:
             def run(tensors: Tensors, d_o: torch.Tensor) -> dict[str, torch.Tensor]:
                 return {name: kernel(tensors, self._known(tensors, d_o))}
 
-            report = self.reports[name] = verify_backward(kernel.terms[0], run, self._subject)
+            report = self.reports[name] = verify_backward(kernel.terms[0], run, self._subject, self._asked)
             if not report.verified:
                 what = f"gradient of {name} of {self.spec.name} for {self._target} ({to_torch(self.spec.dtype)})"
                 raise VerificationError(f"{what}: {report}")

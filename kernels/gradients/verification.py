@@ -20,7 +20,7 @@ from ..tensors import CaseTensors, case_tensors, laid_out
 from ..verification import Subject
 from .oracle import expect_gradients, output_gradient
 
-__all__ = ["verify_backward"]
+__all__ = ["Asked", "verify_backward"]
 
 Gradients = Callable[[Sequence[torch.Tensor], torch.Tensor], dict[str, torch.Tensor]]
 
@@ -36,14 +36,31 @@ class _Prepared:
     reason: str = ""
 
 
-def verify_backward(compiled: Compiled, run: Gradients, subject: Subject) -> Report:
+class Asked:
+    """What the oracle has said about a subject, so that several kernels of one backward ask it once."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[Case, ...], list[_Prepared]] = {}
+
+    def about(self, subject: Subject, wanted: tuple[Case, ...], device: torch.device) -> list[_Prepared]:
+        """The cases with what should come of them."""
+        if wanted not in self._answers:
+            self._answers[wanted] = _pooled([_prepare(subject, case, device) for case in subject.cases(wanted)])
+        return self._answers[wanted]
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._answers.clear()
+
+
+def verify_backward(compiled: Compiled, run: Gradients, subject: Subject, asked: Asked | None = None) -> Report:
     """Every gradient that `run` gives for tensors and a gradient of o; never raises for a wrong result.
 
-    compiled: whose tiles decide the sizes that are tried.
+    compiled: whose tiles decide the sizes that are tried. asked: of this subject before.
     """
-    wanted = [case for case in cases_for(compiled.program) if case.content not in ("nan_row", "large")]
+    wanted = tuple(case for case in cases_for(compiled.program) if case.content not in ("nan_row", "large"))
     device = torch.device(DEVICES[compiled.lowered.target])
-    prepared = _pooled([_prepare(subject, case, device) for case in subject.cases(wanted)])
+    prepared = (asked or Asked()).about(subject, wanted, device)
     return Report(tuple(row for one in prepared for row in _check(one, run)))
 
 

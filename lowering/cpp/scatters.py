@@ -1,4 +1,4 @@
-"""C++ text of additions of a tile's elements at places of their own, and of sums of whole tiles of one element a row."""
+"""C++ text of additions of a tile's elements at places of their own, and of sums of tiles of one element a row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_whole_sum(statement: object, shapes: Shapes) -> bool:
 def whole_sum(w: BodyWriter, s: Reduce) -> None:
     """A tile of one element a row, summed."""
     if s.op != "sum":
-        raise LoweringError(f"{print_statement(s)}: the cpu target sums whole tiles; it finds no greatest element of one")
+        raise LoweringError(f"{print_statement(s)}: the cpu target sums whole tiles; it finds no greatest element")
     name = identifier(s.name)
     declared = "" if s.name in w.declared else "float "
     w.declared.add(s.name)
@@ -43,7 +43,7 @@ def scatter_add(w: BodyWriter, s: ScatterAdd) -> None:
     """Rows in turn, W elements of a row at a time; or W rows at a time where a row has one element."""
     axes = w.frame.shapes.axes(s.value)
     if len(axes) > 2:
-        raise LoweringError(f"{print_statement(s)}: the cpu target scatters tiles of rows x columns, not of axes {list(axes)}")
+        raise LoweringError(f"{print_statement(s)}: the cpu target scatters rows x columns, not axes {list(axes)}")
     row, axis = axes[0], axes[-1]
     writer = RunWriter(w.frame, w.scalars, w.ragged, w._indent())
     inner: list[str] = []
