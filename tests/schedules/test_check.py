@@ -50,6 +50,7 @@ BROKEN: list[tuple[Plan, str]] = [
     (replace(STATIC, lists=((0, 1), (2, 3))), "static lists of 4 jobs: wanted each of the 8 jobs once"),
     (replace(STATIC, lists=((0, 1, 2, 3, 4, 5, 6, 6),)), "static lists of 8 jobs: wanted each of the 8"),
     (replace(PLAN, rank=edited(PLAN.rank, 1, 1)), "q tile 1 of head 0: rank 1 where rank 0 was wanted"),
+    (replace(PLAN, rank=edited(PLAN.rank, 4, 0)), "q tile 1 of head 0: rank 0 where rank 1 was wanted"),
     (replace(PLAN, visit=edited(PLAN.visit, 0, 1), rank=edited(PLAN.rank, 0, 2)), r"tile \(q 0, kv 0\) of head 0 is never"),
     (replace(PLAN, jobs=PLAN.jobs[:-1]), r"tile \(q 3, kv 3\) of head 1 is never visited; 1 such tiles"),
 ]  # fmt: skip
