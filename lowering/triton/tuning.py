@@ -46,7 +46,8 @@ BACKWARD_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
     (2, 1 << 30, dict.fromkeys(ARCHES, ((8, 3),))),
     (8, 1 << 30, dict.fromkeys(ARCHES, ((8, 1),))),
 )
-KINDS = {"dense": TABLES, "split": SPLIT_TABLES, "backward": BACKWARD_TABLES}
+BACKWARD_WIDE_TABLES = ((2, 1 << 30, dict.fromkeys(ARCHES, ((8, 3),))), *BACKWARD_TABLES[-1:])
+KINDS = {"dense": TABLES, "split": SPLIT_TABLES, "backward": BACKWARD_TABLES, "backward, wide": BACKWARD_WIDE_TABLES}
 
 
 def configurations(
@@ -57,7 +58,7 @@ def configurations(
     Kernels that load biases or masks as whole tiles need the registers of many warps first, and fewer stages. `kind`:
     a key of KINDS.
     """
-    tables = KINDS[kind]
+    tables = KINDS[f"{kind}, wide" if has_wide_loads and f"{kind}, wide" in KINDS else kind]
     table = next(table for size, limit, table in tables if element_bytes <= size and width <= limit)
     if not has_wide_loads:
         return table
