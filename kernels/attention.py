@@ -18,6 +18,7 @@ from ..ir.errors import ShapeError
 from .arguments import check_attention
 from .closures import Captures
 from .compiled import Compiled
+from .gradients.gradients import Gradients
 from .kernel import Kernel
 from .modifiers import Modifier, mapped
 from .options import Options
@@ -49,18 +50,19 @@ def attention(  # noqa: PLR0913 - the signature is public contract
     q [B, Hq, M, D], k [B, Hkv, N, D], v [B, Hkv, N, Dv] -> o [B, Hq, M, Dv] (and lse [B, Hq, M], natural
     logarithm). score_mod(score, b, h, q_idx, kv_idx) -> score; mask_mod(b, h, q_idx, kv_idx) -> bool, True
     where a query sees a key. scale: of q · k, 1/sqrt(D) when None. enable_gqa: allow Hq to be a multiple of
-    Hkv. deterministic: the forward always is. Raises UnsupportedSpec, ShapeError, DTypeError, DeviceError.
+    Hkv. deterministic: gradients with the same bits in every run; o always has them. Differentiable by q, k, v and
+    floating tensors that the callables capture. Raises UnsupportedSpec, ShapeError, DTypeError, DeviceError.
     """
     if torch.compiler.is_dynamo_compiling():
         from .traced_attention import traced_attention
 
         return traced_attention(q, k, v, score_mod, mask_mod, scale, enable_gqa, return_lse)
     pair = Pair((score_mod, mask_mod))
-    key = pair.captures.key, scale is None
+    key = pair.captures.key, scale is None, deterministic
     known = _kernels.get(key)
     if known is None:
         check_attention((q, k, v))
-        known = _new_kernel(key, pair, scale is None)
+        known = _new_kernel(key, pair, scale is None, deterministic)
     kernel, formula = known
     formula.pair = pair
     if not enable_gqa and q.dim() == 4 and k.dim() == 4 and q.shape[1] != k.shape[1]:
@@ -129,12 +131,13 @@ class Formula:
         return torch.softmax(scores, dim=-1).to(v.dtype) @ v
 
 
-def _new_kernel(key: Hashable, pair: Pair, is_scale_default: bool) -> tuple[Kernel, Formula]:
+def _new_kernel(key: Hashable, pair: Pair, is_scale_default: bool, deterministic: bool) -> tuple[Kernel, Formula]:
     with _lock:
         if len(_kernels) >= MAX_KERNELS:
             _kernels.clear()
         formula = Formula(pair, is_scale_default)
-        return _kernels.setdefault(key, (Kernel(IndexSpecialiser(formula, Options())), formula))
+        specialiser = IndexSpecialiser(formula, Options(backward=True, deterministic=deterministic))
+        return _kernels.setdefault(key, (Kernel(specialiser, is_differentiable=True), formula))
 
 
 class IndexSpecialiser(FunctionSpecialiser):
@@ -142,10 +145,20 @@ class IndexSpecialiser(FunctionSpecialiser):
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The form for captured tensors of any sizes, unless the callables need those of 1 to broadcast."""
-        compiled = super().specialise([*tensors[:3], *(_doubled(tensor) for tensor in tensors[3:])])
+        compiled = super().specialise(_all_doubled(tensors))
         if compiled.spec is None or fits(compiled.spec, tensors):
             return compiled
         return super().specialise(tensors)
+
+    def gradients(self, tensors: Sequence[torch.Tensor]) -> Gradients:
+        """What differentiates that form."""
+        spec = self.specialise(tensors).spec
+        doubled = super().gradients(_all_doubled(tensors))
+        return doubled if doubled.spec is spec else super().gradients(tensors)
+
+
+def _all_doubled(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [*tensors[:3], *(_doubled(tensor) for tensor in tensors[3:])]
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:

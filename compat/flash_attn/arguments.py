@@ -17,7 +17,7 @@ _OPTIONS = {
     "window_size": (WORKS, "negative for no limit; all windows share one kernel"),
     "softcap": (WORKS, "0.0 for none; all caps share one kernel"),
     "alibi_slopes": (WORKS, "float32 [H] or [B, H]; bias -slope * |i + N - M - j| also where causal"),
-    "deterministic": (WORKS, "the forward always is; there is no backward yet"),
+    "deterministic": (WORKS, "gradients with the same bits in every run; the forward always has them"),
     "return_attn_probs": NO_WEIGHTS,
 }
 _LIKE_DENSE = {name: state if state[0] == REFUSED else LIKE for name, state in _OPTIONS.items()}
@@ -25,7 +25,7 @@ _CU_SEQLENS = (WORKS, "int32 or int64 [batch + 1], ascending from 0; on a GPU re
 _MAX_SEQLEN = (WORKS, "refused where it is less than the longest sequence; kernels do not need it")
 
 _DENSE = {
-    "q": (WORKS, "[B, M, Hq, D]; float32, bfloat16, float16; any strides; no grad yet"),
+    "q": (WORKS, "[B, M, Hq, D]; float32, bfloat16, float16; any strides; differentiable, not yet in torch.compile"),
     "k": (WORKS, "[B, N, Hkv, D]; any whole ratio Hq / Hkv"),
     "v": (WORKS, "[B, N, Hkv, Dv]; Dv may differ from D"),
 }
@@ -36,7 +36,7 @@ _ENDS = {
     "max_seqlen_k": _MAX_SEQLEN,
 }
 _VARLEN = {
-    "q": (WORKS, "[Tq, Hq, D]; rows after the last sequence give 0"),
+    "q": (WORKS, "[Tq, Hq, D]; rows after the last sequence give 0; no grad yet"),
     "k": (WORKS, "[Tk, Hkv, D], or pages [pages, page_size, Hkv, D] with block_table"),
     "v": (WORKS, "[Tk, Hkv, Dv], or pages likewise"),
 }

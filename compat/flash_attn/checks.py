@@ -99,10 +99,12 @@ def _check_slopes(of: Sequences, slopes: Any) -> None:
         raise DeviceError(f"{name}: on {slopes.device}, but q is on {of.device}; move it with .to(q.device)")
 
 
-def check_tensors(caller: str, rows: Sequence[tuple[str, Any, str]]) -> dict[str, int]:
+def check_tensors(
+    caller: str, rows: Sequence[tuple[str, Any, str]], *, has_backward: bool = False
+) -> dict[str, int]:
     """Refuse tensors that do not fit their dims, one row (name, tensor, "B M H D") each; the sizes by name.
 
-    The first tensor is q: the others must have its element type and device. Gradients are refused: there is no
+    The first tensor is q: the others must have its element type and device. Gradients are refused where there is no
     backward.
     """
     sizes: dict[str, int] = {}
@@ -117,7 +119,7 @@ def check_tensors(caller: str, rows: Sequence[tuple[str, Any, str]]) -> dict[str
             raise DTypeError(f"{caller}: {name}: got {tensor.dtype}, wanted {q.dtype} as q has")
         if tensor.device != q.device:
             raise DeviceError(f"{caller}: {name}: on {tensor.device}, but q is on {q.device}; move it to q's device")
-        if tensor.requires_grad and torch.is_grad_enabled():
+        if tensor.requires_grad and torch.is_grad_enabled() and not has_backward:
             refuse_grad()
     hq, hkv = sizes["Hq"], sizes["Hkv"]
     if hkv == 0 or hq % hkv:

@@ -24,6 +24,7 @@ from ...kernels.layouts import LayoutKernel
 
 __all__ = ["UNLIMITED", "Form", "Options", "attend", "scalar"]
 
+DENSE = ("dense", "deterministic")  # the second gives gradients with the same bits in every run
 UNLIMITED = 1 << 30  # a window's side without a limit; sums with any index stay inside 32 bits
 
 Named = Mapping[str, Tensor]
@@ -74,7 +75,9 @@ _lock = threading.Lock()
 def attend(
     layout: str, tensors: Sequence[Tensor], captured: Named, options: Options, **where: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the kernel for a layout ("dense", "ragged" or "paged") on q, k and v; returns o and, where asked for, lse.
+    """Run the kernel for a layout ("dense", "deterministic", "ragged" or "paged") on q, k and v.
+
+    Returns o and, where asked for, lse.
 
     captured: tensors by name, of `Options.tables` and `first`. where: what the kernel of that layout takes.
     """
@@ -93,7 +96,11 @@ def attend(
 def _new_kernel(form: Form) -> Callable[..., Any]:
     function = _function(form.names)
     with _lock:
-        made = compile_kernel(function) if form.layout == "dense" else LayoutKernel(function, form.layout)
+        if form.layout in DENSE:
+            is_fixed = form.layout == "deterministic"
+            made: Callable[..., Any] = compile_kernel(function, backward=True, deterministic=is_fixed)
+        else:
+            made = LayoutKernel(function, form.layout)
         return _kernels.setdefault(form, made)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...kernels.kernel import wants_gradient
 from ..operators import as_operator
 from .checks import Sequences, check_tensors, options_of, refuse_training
 from .forms import attend
@@ -32,17 +33,23 @@ def flash_attn_func(  # noqa: PLR0913 - flash-attn's signature
     """q [B, M, Hq, D], k [B, N, Hkv, D], v [B, N, Hkv, Dv] -> o [B, M, Hq, Dv].
 
     softmax_scale: 1/sqrt(D) when None. window_size: keys seen to the left and right of the diagonal, -1 for no
-    limit. alibi_slopes: float32 [Hq] or [B, Hq], bias -slope * |i + N - M - j|. deterministic: the forward
-    always is. Raises UnsupportedSpec, TypeError, ShapeError, DTypeError or DeviceError, naming the argument.
+    limit. alibi_slopes: float32 [Hq] or [B, Hq], bias -slope * |i + N - M - j|. deterministic: gradients with the
+    same bits in every run, as o has anyway. Differentiable by q, k, v and the slopes. Raises UnsupportedSpec,
+    TypeError, ShapeError, DTypeError or DeviceError, naming the argument.
     """
     caller = "flash_attn_func"
     refuse_training(caller, dropout_p, return_attn_probs)
-    sizes = check_tensors(caller, (("q", q, "B M Hq D"), ("k", k, "B N Hkv D"), ("v", v, "B N Hkv Dv")))
+    rows = (("q", q, "B M Hq D"), ("k", k, "B N Hkv D"), ("v", v, "B N Hkv Dv"))
+    sizes = check_tensors(caller, rows, has_backward=True)
     of = Sequences(caller, sizes["B"], sizes["Hq"], sizes["D"], q.device)
     options = options_of(of, softmax_scale, causal, window_size, softcap, alibi_slopes)
-    o = q.new_empty((*q.shape[:3], sizes["Dv"]))
     moved = tuple(tensor.transpose(1, 2) for tensor in (q, k, v))
-    attend("dense", moved, options.tables(sizes["B"], q.device), options, out=o.transpose(1, 2))
+    tables = options.tables(sizes["B"], q.device)
+    if wants_gradient((*moved, *tables.values())):
+        layout = "deterministic" if deterministic else "dense"
+        return attend(layout, moved, tables, options)[0].transpose(1, 2).contiguous()
+    o = q.new_empty((*q.shape[:3], sizes["Dv"]))
+    attend("dense", moved, tables, options, out=o.transpose(1, 2))
     return o
 
 

@@ -32,8 +32,8 @@ _BLOCK_MASK = {
     "BLOCK_SIZE": (WORKS, "of the blocks that are reported; kernels choose their own tiles"),
     "_compile": (WORKS, "accepted without effect: there is nothing to compile"),
     "separate_full_blocks": (WORKS, "of the blocks that are reported"),
-    "compute_dq_write_order": (REFUSED, "orders a backward that is not there yet"),
-    "dq_kv_order": (WORKS, "accepted without effect: it orders the same backward"),
+    "compute_dq_write_order": (REFUSED, "the backward orders itself; use_deterministic_algorithms fixes its bits"),
+    "dq_kv_order": (WORKS, "accepted without effect: the backward orders itself"),
 }
 _FROM_BLOCKS = {
     "kv_num_blocks": (WORKS, "[B or 1, H or 1, blocks of queries]"),
@@ -44,7 +44,7 @@ _FROM_BLOCKS = {
     "mask_mod": (WORKS, "asked inside the listed blocks"),
     "seq_lengths": (WORKS, ""),
     "compute_q_blocks": (WORKS, "for those who look at them; kernels do not"),
-    "dq_write_order": (WORKS, "accepted without effect: it orders a backward"),
+    "dq_write_order": (WORKS, "accepted without effect: the backward orders itself"),
     "dq_write_order_full": (WORKS, "likewise"),
     "dq_kv_order": (WORKS, "likewise"),
 }

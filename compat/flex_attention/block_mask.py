@@ -142,7 +142,7 @@ def create_block_mask(  # noqa: PLR0913 - PyTorch's signature
     that are reported; kernels choose their own tiles. Raises UnsupportedSpec, DTypeError or ShapeError.
     """
     if compute_dq_write_order:
-        raise UnsupportedSpec("compute_dq_write_order=True: it orders a backward that Tilewright lacks; leave it False")
+        raise UnsupportedSpec("compute_dq_write_order=True: Tilewright's backward orders itself; leave it False")
     place = torch.device(device if device is not None else torch.accelerator.current_accelerator() or "cpu")
     block = (BLOCK_SIZE, BLOCK_SIZE) if isinstance(BLOCK_SIZE, int) else tuple(BLOCK_SIZE)
     for name, size in (("B", B), ("H", H), ("Q_LEN", Q_LEN), ("KV_LEN", KV_LEN), *(("BLOCK_SIZE", s) for s in block)):

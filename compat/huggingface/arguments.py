@@ -39,7 +39,7 @@ _ATTENTION = {
     "position_ids": (WORKS, "part of the mask: the mask function has seen them"),
     "max_length_q": (WORKS, "sizes of tensors say it"),
     "max_length_k": (WORKS, "sizes of tensors say it"),
-    "deterministic": (WORKS, "the forward always is"),
+    "deterministic": (WORKS, "not read: the forward always is, gradients are under use_deterministic_algorithms"),
     "other keyword arguments": (WORKS, "not read, as in transformers' eager attention"),
 }
 _MASK = {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import DTypeError, ShapeError, UnsupportedSpec
+from ...kernels.kernel import wants_gradient
 from .arguments import NOT_HONOURED
 from .kernels import Variant, kernel_for
 from .masks import MaskKind, SymbolicMask, kind_of
@@ -36,16 +37,11 @@ def attention_forward(  # noqa: PLR0913 - transformers' attention interface pass
 
     query [B, Hq, M, D], key [B, Hkv, N, D], value [B, Hkv, N, Dv] -> o [B, M, Hq, Dv], and None for the weights.
     attention_mask: what `make_mask` made, a dense mask [B|1, Hq|1, M|1, N] (bool, or added to the scores), or None:
-    causal if is_causal (the module's own where it is None) and M > 1. Raises UnsupportedSpec for an argument that
-    cannot be honoured, and where a gradient is wanted.
+    causal if is_causal (the module's own where it is None) and M > 1. Differentiable by query, key, value, s_aux and
+    position_bias. Raises UnsupportedSpec for an argument that cannot be honoured.
     """
     if dropout or not others.keys().isdisjoint(NOT_HONOURED):
         _refuse(dropout, others)
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        raise UnsupportedSpec(
-            "attn_implementation='tilewright' has no backward yet, and query, key or value require grad",
-            hint="generate and evaluate under torch.no_grad() or torch.inference_mode(); train with 'sdpa'",
-        )
     extra: tuple[Tensor, ...] = ()
     form = ""
     if isinstance(attention_mask, SymbolicMask):
@@ -63,9 +59,14 @@ def attention_forward(  # noqa: PLR0913 - transformers' attention interface pass
         extra = (*extra, s_aux)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     kernel = kernel_for(kind, Variant(scaling, softcap, form, position_bias is not None, s_aux is not None))
+    given = (query, key, value, *tensors, *extra)
+    if wants_gradient(given):
+        o = kernel(*given)
+        assert isinstance(o, Tensor)
+        return o.transpose(1, 2).contiguous(), None
     batch, heads, rows, _ = query.shape
     output = query.new_empty(batch, rows, heads, value.shape[3])
-    kernel(query, key, value, *tensors, *extra, out=output.transpose(1, 2))
+    kernel(*given, out=output.transpose(1, 2))
     return output, None
 
 

@@ -38,7 +38,8 @@ def kernel_for(kind: MaskKind, variant: Variant) -> Kernel:
     kernel: Kernel | None = kind.kernels.get(variant)
     if kernel is None:
         with _lock:
-            kernel = kind.kernels.setdefault(variant, Kernel(FunctionSpecialiser(_formula(kind, variant), Options())))
+            specialiser = FunctionSpecialiser(_formula(kind, variant), Options(backward=True))
+            kernel = kind.kernels.setdefault(variant, Kernel(specialiser, is_differentiable=True))
     return kernel
 
 

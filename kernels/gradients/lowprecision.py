@@ -20,20 +20,29 @@ from ..lowprecision import FLOAT, LOG2E, low_precision
 
 __all__ = ["low_precision_backward"]
 
+ROUNDING = FLOAT(2.0**-24)  # of a score, which backward may round differently from forward: multiply-adds are fused
+EXP2_ERROR = FLOAT(3 * 2.0**-23)  # of kernels' exponentials: 3 ulp on CPUs, 2 on GPUs
+
 Product = Callable[[Array, Array], Array]
 
 
 def low_precision_backward(
-    spec: AttentionSpec, arrays: Sequence[Array], d_o: Array, product: Product = np.matmul
+    spec: AttentionSpec,
+    arrays: Sequence[Array],
+    d_o: Array,
+    product: Product = np.matmul,
+    seed: int | None = None,
 ) -> dict[str, Array]:
     """dq, dk, dv and captured tensors' gradients by name, rounded to their types, as fp64 arrays.
 
-    product: how float32 matrices are multiplied; orders of summing differ in their error.
+    product: how float32 matrices are multiplied; orders of summing differ in their error. seed: draw the errors
+    that kernels make and NumPy does not.
     """
     o, lse = (x.astype(FLOAT) for x in low_precision(spec, *arrays, product=product))
     d_o = d_o.astype(FLOAT)
     with np.errstate(all="ignore"):
         run = _Run(spec, arrays, product)
+        run.generator = None if seed is None else np.random.default_rng(seed)
         sources, p = run.sources(o, lse, d_o)
         ds = run.rounded(_times(sources[Source.VALUE], run.of(run.backward.slope)))
         kept = run.rounded(_times(p, run.after()))
@@ -53,6 +62,7 @@ class _Run:
 
     def __init__(self, spec: AttentionSpec, arrays: Sequence[Array], product: Product) -> None:
         self.spec, self.product = spec, product
+        self.generator: np.random.Generator | None = None
         self.backward = differentiate(spec)
         self.tensors = {tensor.name: array for tensor, array in zip(spec.tensors, arrays, strict=True)}
         self.env: dict[str, Any] = dict(bind_sizes(spec, self.tensors))
@@ -71,24 +81,30 @@ class _Run:
         """What weights are multiplied by once they are normalised."""
         return np.ones((), FLOAT) if self.backward.after is None else self.of(self.backward.after)
 
+    def off(self, x: Array, error: np.float32) -> Array:
+        """Off by up to a relative error, where errors are drawn."""
+        if self.generator is None:
+            return x
+        return np.asarray(x * (1 + error * self.generator.uniform(-1, 1, x.shape).astype(FLOAT)))
+
     def rounded(self, x: Array) -> Array:
         """As an operand of a product."""
         return np.asarray(convert(x, self.spec.dtype).astype(FLOAT))
 
     def sources(self, o: Array, lse: Array, d_o: Array) -> tuple[dict[str, Array], Array]:
         """What terms are multiplied with, and the weights."""
-        rule, value = self.spec.normaliser, self.of(self.backward.value)
+        rule, value = self.spec.normaliser, self.off(self.of(self.backward.value), ROUNDING)
         dp = self.product(d_o, self.v.swapaxes(-1, -2))
         delta, base = (d_o * o).sum(-1, keepdims=True, dtype=FLOAT), lse[..., None] * LOG2E
         found: dict[str, Array] = {}
         if rule.kind is NormaliserKind.SOFTMAX:
-            p = np.where(self.keep & np.isfinite(base), np.exp2(value * LOG2E - base), FLOAT(0))
+            p = np.where(self.keep & np.isfinite(base), self.off(np.exp2(value * LOG2E - base), EXP2_ERROR), FLOAT(0))
             found[Source.VALUE] = _times(p, dp * self.after() - delta)
             if self.backward.sink is not None:
                 share = np.exp2(self.of(self.backward.sink)[..., :1] * LOG2E - base)
                 found[Source.SINK] = np.where(np.isfinite(base), -share * delta, FLOAT(0))
         else:
-            weights = np.where(self.keep, value, FLOAT(0))
+            weights = np.where(self.keep, self.off(value, EXP2_ERROR), FLOAT(0))
             is_divided = rule.kind is NormaliserKind.ROW_SUM
             total = weights.sum(-1, keepdims=True, dtype=FLOAT) + FLOAT(rule.epsilon)
             share = np.where(total == 0, FLOAT(0), 1 / total) if is_divided else np.ones_like(total)
