@@ -36,14 +36,14 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     compiled and verified at the first call with a tensor that requires grad. deterministic: gradients have the
     same bits in every run, for any number of threads and in any place of a batch (the forward always has);
     torch.use_deterministic_algorithms(True) asks for that as well. arch: the target's architecture (None: this
-    machine's). example: (q, k, v, *captured) to trace with at once; without it tracing waits for the first call. verify: check each specialisation against the
-    function in fp64.
+    machine's). example: (q, k, v, *captured) to trace with at once; without it tracing waits for the first call.
+    verify: check each specialisation against the function in fp64.
 
     Raises UnsupportedSpec for what cannot be compiled, LoweringError for what the target cannot express,
     BuildError when the compiler fails, VerificationError when the kernel disagrees with the function.
     """
     options = Options(target, arch, backward, deterministic, engine, verify)
-    kernel = Kernel(_specialiser(spec, options), is_differentiable=backward)
+    kernel = Kernel(_specialiser(spec, options), options=options)
     if example is not None:
         kernel.prepare(*example)
     return kernel

@@ -136,8 +136,9 @@ def _new_kernel(key: Hashable, pair: Pair, is_scale_default: bool, deterministic
         if len(_kernels) >= MAX_KERNELS:
             _kernels.clear()
         formula = Formula(pair, is_scale_default)
-        specialiser = IndexSpecialiser(formula, Options(backward=True, deterministic=deterministic))
-        return _kernels.setdefault(key, (Kernel(specialiser, is_differentiable=True), formula))
+        options = Options(backward=True, deterministic=deterministic)
+        specialiser = IndexSpecialiser(formula, options)
+        return _kernels.setdefault(key, (Kernel(specialiser, options=options), formula))
 
 
 class IndexSpecialiser(FunctionSpecialiser):

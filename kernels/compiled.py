@@ -51,13 +51,18 @@ class Stages:
 
 @dataclass
 class Compiled:
-    """A program lowered for one target. `spec` is None for a program that came as text alone."""
+    """A program lowered for one target. `spec` is None for a program that came as text alone.
+
+    gradient: the backward of the same spec, where it was asked for; is_ordered: whether its bits are always the same.
+    """
 
     program: Program
     lowered: Lowered
     spec: AttentionSpec | None = None
     report: Report | None = None
     stages: Stages = field(default_factory=Stages)
+    gradient: Compiled | None = None
+    is_ordered: bool = False
     _launch: Launch | None = None
 
     @property

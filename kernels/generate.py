@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ir.dtypes import DType
 from ..ir.errors import TilewrightError
 from .options import Options
 from .remembered import Memory, loaded_files, recall, remember
+
+if TYPE_CHECKING:
+    from .compiled import Compiled
+    from .report import Report
 
 __all__ = ["Request", "generate"]
 
@@ -60,6 +64,7 @@ def generate(request: Request, progress: Progress | None = None) -> dict[str, An
 def _make(request: Request, progress: Progress | None) -> dict[str, Any]:
     """The way from the function to a checked kernel, without writing it anywhere."""
     from .compiled import Stages, compile_spec
+    from .gradients.generated import add_backward
     from .machine import runs_here
     from .saved import MANIFEST, contents, manifest_text
     from .spec_source import example_tensors, load_source
@@ -83,7 +88,10 @@ def _make(request: Request, progress: Progress | None) -> dict[str, Any]:
     else:
         with stages.stage("verify"):
             compiled.report = verify_program(compiled.program, subject, progress=counted)
-    report = compiled.report
+    if request.options.backward:
+        with stages.stage("backward"):
+            add_backward(compiled, subject, request.options)
+    report = compiled.report if compiled.gradient is None else _both(compiled)
     files = contents(compiled)
     return {
         "spec": request.spec,
@@ -100,6 +108,16 @@ def _make(request: Request, progress: Progress | None) -> dict[str, Any]:
         "seconds": {stage: stages.seconds.get(stage, 0.0) for stage in STAGES},
         FILES: files | {MANIFEST: manifest_text(compiled, files)},
     }
+
+
+def _both(compiled: Compiled) -> Report:
+    """What was found of the forward and of the backward."""
+    from .report import Report
+
+    assert compiled.report is not None
+    assert compiled.gradient is not None
+    assert compiled.gradient.report is not None
+    return Report(compiled.report.rows + compiled.gradient.report.rows, compiled.report.method)
 
 
 def _write(request: Request, answer: dict[str, Any]) -> dict[str, Any]:

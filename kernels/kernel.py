@@ -16,16 +16,28 @@ from typing import NoReturn, Protocol
 import torch
 
 from ..ir.errors import TilewrightError, UnsupportedSpec
+from ..ir.gradient import differentiate
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
 from .arguments import check_attention
 from .compiled import Compiled
-from .gradients.gradient import Known
+from .gradients.gradient import Known, compile_backward
 from .gradients.gradients import Gradients
+from .options import Options
 from .plan import Output, Plan, Tensors, make_plan, refuse_grad
 from .report import Report
 from .torch_ops import Described, Runner, call_through_op, content_key_of, is_recorded, is_watched, kept_at, local_key
-from .tracing import autocast, describe, elsewhere, example_of, fold, is_plain, needs_op
+from .tracing import (
+    autocast,
+    describe,
+    elsewhere,
+    example_of,
+    fold,
+    is_only_differentiated,
+    is_plain,
+    needs_op,
+    unwrapped,
+)  # fmt: skip
 
 __all__ = ["Kernel", "Specialiser"]
 
@@ -55,9 +67,10 @@ class Kernel(Runner):
     """
 
     def __init__(
-        self, specialiser: Specialiser, compiled: Compiled | None = None, *, is_differentiable: bool = False
+        self, specialiser: Specialiser, compiled: Compiled | None = None, options: Options | None = None
     ) -> None:
-        self.is_differentiable = is_differentiable
+        self._options = options or Options()
+        self.is_differentiable = self._options.backward
         self._specialiser = specialiser
         self._gradients: dict[object, Gradients] = {}
         self._plans: dict[object, Plan] = {}
@@ -107,7 +120,7 @@ class Kernel(Runner):
             check_attention(tensors)
             make = self._specialiser.gradients
             with self._lock:
-                plain = [tensor.detach() for tensor in tensors]
+                plain = [unwrapped(tensor).detach() for tensor in tensors]
                 found = make(plain) if is_plain() else elsewhere(lambda: make(plain))
                 if len(self._gradients) >= MAX_PLANS:
                     self._gradients.clear()
@@ -134,6 +147,8 @@ class Kernel(Runner):
     def _watched(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
         """A call that torch records or transforms, or whose tensors autocast wants in another type."""
         tensors = autocast(tensors)
+        if self.is_differentiable and is_only_differentiated() and wants_gradient(tensors):
+            return self._differentiable(tensors, return_lse, out)
         if is_recorded():
             return self._through_op(tensors, return_lse, out)
         return self._direct(tensors, return_lse, out)
@@ -247,13 +262,21 @@ class Kernel(Runner):
     def save(self, directory: str | os.PathLike[str], *, binary: bool | Sequence[str] = False) -> Path:
         """Write source, program.txt, spec.txt and manifest.json; `tilewright.load` reads them back.
 
+        With backward=True also the backward's source and backward.txt; a loaded kernel is then differentiable as well.
+
         binary: add the built library, so that loading with binary=True needs no compiler; or the levels of the
         instruction set to build for ("avx2", "avx512", …), to ship to other processors.
         """
         from .saved import save
 
+        compiled = self.compiled
+        if self.is_differentiable and compiled.gradient is None and compiled.spec is not None:
+            is_ordered = self._options.deterministic
+            target, arch = compiled.lowered.target, compiled.lowered.arch
+            compiled.gradient = compile_backward(differentiate(compiled.spec), target, arch, is_ordered=is_ordered)
+            compiled.is_ordered = is_ordered
         isas = [self.compiled.lowered.arch] if binary is True else list(binary or ())
-        return save(self.compiled, Path(directory), isas)
+        return save(compiled, Path(directory), isas)
 
     def __repr__(self) -> str:
         if self._compiled is None:

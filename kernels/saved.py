@@ -26,6 +26,7 @@ from . import binaries
 from .compiled import Compiled, lower_program
 from .files import write_bytes, write_text
 from .kernel import Kernel
+from .options import Options
 from .report import Report
 from .specialisers import FixedSpecialiser
 from .torch_ops import register
@@ -37,6 +38,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PROGRAM = "program.txt"
 SPEC = "spec.txt"
+BACKWARD = "backward.txt"
 HEADERS = "include"  # for people who build the source themselves; loading reads none of them
 INCLUDE = re.compile(r'^#include "([\w.]+)"', re.MULTILINE)
 MAX_FILE_BYTES = 4 << 20
@@ -63,6 +65,9 @@ def contents(compiled: Compiled) -> dict[str, str]:
     files = {source_name(compiled): compiled.lowered.source, PROGRAM: print_program(compiled.program)}
     if compiled.spec is not None:
         files[SPEC] = print_spec(compiled.spec)
+    if compiled.gradient is not None:
+        files[backward_name(compiled)] = compiled.gradient.lowered.source
+        files[BACKWARD] = print_program(compiled.gradient.program)
     return files | _headers(compiled)
 
 
@@ -70,7 +75,8 @@ def _headers(compiled: Compiled) -> dict[str, str]:
     """The headers that the source includes, and those that they include, so that the folder builds on its own."""
     folder = TARGETS[compiled.lowered.target].includes
     found: dict[str, str] = {}
-    texts = [compiled.lowered.source] if folder is not None else []
+    sources = [compiled, *([compiled.gradient] if compiled.gradient is not None else [])]
+    texts = [source.lowered.source for source in sources] if folder is not None else []
     while texts and folder is not None:
         names = {name for name in INCLUDE.findall(texts.pop()) if f"{HEADERS}/{name}" not in found}
         for name in sorted(names):
@@ -82,6 +88,25 @@ def _headers(compiled: Compiled) -> dict[str, str]:
 def source_name(compiled: Compiled) -> str:
     """The source's file name: kernel.cpp, kernel.py, …"""
     return "kernel." + compiled.lowered.extension.lstrip(".")
+
+
+def backward_name(compiled: Compiled) -> str:
+    """The file name of the backward's source: backward.cpp, backward.py, …"""
+    return "backward." + compiled.lowered.extension.lstrip(".")
+
+
+def _backward_of(compiled: Compiled) -> dict[str, Any] | None:
+    """What the manifest says of the backward; None without one."""
+    if compiled.gradient is None:
+        return None
+    report = compiled.gradient.report
+    return {
+        "source": backward_name(compiled),
+        "program": BACKWARD,
+        "deterministic": compiled.is_ordered,
+        "verified": report is not None and report.verified,
+        "report": None if report is None else report.to_json(),
+    }
 
 
 def manifest_text(compiled: Compiled, files: dict[str, str], libraries: dict[str, bytes] | None = None) -> str:
@@ -107,6 +132,7 @@ def manifest_of(compiled: Compiled, files: dict[str, str]) -> dict[str, Any]:
         "sha256": {name: _sha256(text) for name, text in files.items() if not name.startswith(HEADERS)},
         "verified": report is not None and report.verified,
         "report": None if report is None else report.to_json(),
+        "backward": _backward_of(compiled),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
 
@@ -119,7 +145,9 @@ def load(directory: str | os.PathLike[str], *, binary: bool = False) -> Kernel:
     built, as it is without `binary`. Exported programs find the kernel from now on.
     """
     compiled = load_compiled(Path(directory), binary=binary)
-    kernel = Kernel(FixedSpecialiser(compiled), compiled)
+    has_backward = compiled.gradient is not None
+    options = Options(backward=has_backward, deterministic=compiled.is_ordered, verify=False)
+    kernel = Kernel(FixedSpecialiser(compiled, options), compiled, options)
     register(kernel)
     return kernel
 
@@ -141,9 +169,25 @@ def load_compiled(directory: Path, *, binary: bool = False) -> Compiled:
         )
     if same and manifest["report"] is not None:
         compiled.report = manifest["report"]
+    if manifest["backward"] is not None:
+        _load_backward(directory, manifest, compiled, texts)
     if binary:
         compiled.use(_launch(directory, manifest, compiled, same))
     return compiled
+
+
+def _load_backward(directory: Path, manifest: dict[str, Any], compiled: Compiled, texts: dict[str, str]) -> None:
+    """Put the saved backward beside the forward; its text is what is lowered, as for the forward."""
+    said = manifest["backward"]
+    missing = [name for name in (BACKWARD, said["source"]) if name not in texts]
+    if missing or compiled.spec is None:
+        what = missing[0] if missing else SPEC
+        raise TilewrightError(f"{directory}: {MANIFEST} has a backward but does not list {what}; save the kernel again")
+    target, arch = compiled.lowered.target, compiled.lowered.arch
+    gradient = lower_program(parse_program(texts[BACKWARD]), target, arch, spec=compiled.spec)
+    if gradient.lowered.source != texts[said["source"]] and manifest["tilewright"] == VERSION:
+        raise TilewrightError(f"{directory}: {said['source']} is not what {BACKWARD} lowers to; save the kernel again")
+    compiled.gradient, compiled.is_ordered = gradient, said["deterministic"]
 
 
 def _launch(directory: Path, manifest: dict[str, Any], compiled: Compiled, is_same: bool) -> Launch | None:
@@ -165,6 +209,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         data["binaries"] = [
             {name: str(row[name]) for name in ("file", "isa", "system", "sha256")} for row in data.get("binaries", ())
         ]
+        data["backward"] = _backward_field(data.get("backward"))
         data["report"] = None if data.get("report") is None else Report.from_json(data["report"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TilewrightError(
@@ -172,6 +217,15 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         ) from None
     result: dict[str, Any] = data
     return result
+
+
+def _backward_field(data: Any) -> dict[str, Any] | None:
+    """What a manifest says of a backward; TypeError or KeyError for anything else."""
+    if data is None:
+        return None
+    if not isinstance(data["source"], str) or not isinstance(data["deterministic"], bool):
+        raise TypeError("backward: a field of the wrong type")
+    return {"source": data["source"], "deterministic": data["deterministic"]}
 
 
 def _read_checked(directory: Path, name: str, digest: object) -> str:

@@ -100,6 +100,8 @@ class FixedSpecialiser:
                 raise UnsupportedSpec("a kernel from program text alone has no gradients: its function is not known")
             target, options = self._compiled.lowered.target, self._options
             self._gradients = Gradients(Subject(spec), target, options, lambda _: self._compiled)
+            if self._compiled.gradient is not None:
+                self._gradients.use(self._compiled.gradient, is_ordered=self._compiled.is_ordered)
         return self._gradients
 
 

@@ -14,7 +14,10 @@ from ..ir.spec import AttentionSpec
 from .arguments import check_attention
 from .torch_ops import is_watched
 
-__all__ = ["autocast", "describe", "elsewhere", "example_of", "fold", "is_plain", "needs_op"]
+__all__ = [
+    "autocast", "describe", "elsewhere", "example_of", "fold", "is_only_differentiated", "is_plain", "needs_op",
+    "unwrapped",
+]  # fmt: skip
 
 T = TypeVar("T")
 Tensors = tuple[torch.Tensor, ...]
@@ -69,6 +72,22 @@ def _known(size: int | torch.SymInt) -> int:
         return size
     hint = size.node.hint
     return UNKNOWN_SIZE if hint is None else int(hint)
+
+
+def is_only_differentiated() -> bool:
+    """Whether a call is under torch.func.grad and its like, and under nothing else that records or transforms."""
+    if torch.compiler.is_dynamo_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    stack = torch._C._functorch.get_interpreter_stack()
+    is_grad = [level.key() == torch._C._functorch.TransformType.Grad for level in stack or ()]
+    return bool(is_grad) and all(is_grad)
+
+
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor under the wrappers of torch.func."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def is_plain() -> bool:

@@ -38,8 +38,9 @@ def kernel_for(kind: MaskKind, variant: Variant) -> Kernel:
     kernel: Kernel | None = kind.kernels.get(variant)
     if kernel is None:
         with _lock:
-            specialiser = FunctionSpecialiser(_formula(kind, variant), Options(backward=True))
-            kernel = kind.kernels.setdefault(variant, Kernel(specialiser, is_differentiable=True))
+            options = Options(backward=True)
+            made = Kernel(FunctionSpecialiser(_formula(kind, variant), options), options=options)
+            kernel = kind.kernels.setdefault(variant, made)
     return kernel
 
 

@@ -39,13 +39,15 @@ class _Attention(torch.autograd.Function):
     """forward: (o, lse); backward: gradients of q, k, v and the captured tensors."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(call: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         result = call.forward(tensors, call.gradients.has_lse)
-        outputs = (result,) if isinstance(result, torch.Tensor) else tuple(result)
-        ctx.call = call
-        ctx.save_for_backward(*tensors, *outputs)
+        return (result,) if isinstance(result, torch.Tensor) else tuple(result)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.call = inputs[0]
+        ctx.save_for_backward(*inputs[1:], *output)
         ctx.set_materialize_grads(False)
-        return outputs
 
     @staticmethod
     def backward(ctx: Any, d_o: torch.Tensor | None, d_lse: torch.Tensor | None = None) -> tuple[Any, ...]:
@@ -70,8 +72,12 @@ class _Derivative(torch.autograd.Function):
     """The gradients, where they are to be differentiated once more: which is refused if it comes to that."""
 
     @staticmethod
-    def forward(ctx: Any, *asked: Any) -> tuple[torch.Tensor | None, ...]:
+    def forward(*asked: Any) -> tuple[torch.Tensor | None, ...]:
         return _derivative(*asked)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept for what is refused."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> NoReturn:

@@ -83,21 +83,28 @@ class Gradient:
 
     def __call__(self, tensors: Sequence[torch.Tensor], known: Known) -> tuple[torch.Tensor, ...]:
         """dq, dk and dv of q, k, v and the captured tensors, in new memory of the types and shapes of q, k and v."""
-        q, k, v = tensors[:3]
-        sizes = {**self.compiled.fixed, **bind_sizes(self.spec.tensors, tensors)}
-        if 0 in (sizes["B"], sizes["Hq"], sizes["M"], sizes["N"]):
-            return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        tables = self.tables(sizes, tensors)
-        moved = tables.to(q.device)
-        of_tables = {"jobs": moved.jobs, "lists": moved.lists, "visits": moved.visits}
-        given = arguments(self.compiled, tensors, known, of_tables)
-        found = self.compiled.run(given, sizes | tables.sizes)
+        asked = self.given(tensors, known)
+        if asked is None:
+            return tuple(torch.zeros_like(tensor) for tensor in tensors[:3])
+        found = self.compiled.run(*asked)
         return found["dq"], found["dk"], found["dv"]
 
+    def given(
+        self, tensors: Sequence[torch.Tensor], known: Known
+    ) -> tuple[list[torch.Tensor], dict[str, int]] | None:
+        """What the program takes, tables included, and all sizes; None where there is nothing to compute."""
+        sizes = {**self.compiled.fixed, **bind_sizes(self.spec.tensors, tensors)}
+        if 0 in (sizes["B"], sizes["Hq"], sizes["M"], sizes["N"]):
+            return None
+        tables = self.tables(sizes, tensors)
+        of_tables = {"jobs": tables.jobs, "lists": tables.lists, "visits": tables.visits}
+        return arguments(self.compiled, tensors, known, of_tables), sizes | tables.sizes
+
     def tables(self, sizes: Mapping[str, int], tensors: Sequence[torch.Tensor]) -> Tables:
-        """The tables for these sizes and captured tensors; made where the mask's tiles are new."""
+        """The tables for these sizes and captured tensors, on their device; made where the mask's tiles are new."""
         own = {name: size for name, size in sizes.items() if name not in ("D", "Dv")}
-        key: object = tuple(sorted(own.items()))
+        device = tensors[0].device
+        key: object = (device, *sorted(own.items()))
         captured = {t.name: x for t, x in zip(self.spec.tensors, tensors, strict=True)}
         classes = None
         if is_data_dependent(self.spec):
@@ -107,7 +114,7 @@ class Gradient:
         if found is None:
             if classes is None:
                 classes = block_classes(self.spec, self.tile, sizes, captured)
-            found = make_tables(classes, sizes, self.order)
+            found = make_tables(classes, sizes, self.order).to(device)
             with self._lock:
                 if len(self._tables) >= MAX_TABLES:
                     self._tables.clear()

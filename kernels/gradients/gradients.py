@@ -73,6 +73,10 @@ class Gradients:
                 self._made[is_ordered] = self._make(is_ordered)
             return self._made[is_ordered]
 
+    def use(self, compiled: Compiled, *, is_ordered: bool) -> None:
+        """Take a backward that is compiled already."""
+        self._made[is_ordered] = Gradient(compiled, self.spec)
+
     def captured(self, name: str) -> CapturedKernel | None:
         """What gives a captured tensor's gradient; None where that is zero. VerificationError where it is wrong."""
         with self._lock:

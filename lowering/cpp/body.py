@@ -32,7 +32,7 @@ from ...ir.program import (
     statements,
 )  # fmt: skip
 from .affine import block_number, is_scattered
-from .expressions import Lanes, Term, emit, identifier
+from .expressions import SCALAR, Lanes, Term, emit, identifier
 from .loops import LoopWriter, domain_of, is_run_time
 from .places import PlaceWriter
 from .products import Upcoming, product, upcoming
@@ -176,6 +176,8 @@ def _load(w: BodyWriter, s: Load) -> None:
         _pack_here(w, s)
     elif s.name not in storage.operand and s.name not in storage.others:
         w.deferred[s.name] = s
+    elif not w.frame.shapes.ref_axes(s.source):
+        _load_number(w, s)
     elif len(w.frame.shapes.ref_axes(s.source)) == 1:
         _load_column(w, s)
     else:
@@ -184,6 +186,15 @@ def _load(w: BodyWriter, s: Load) -> None:
             piece, rows, columns = f"turned({piece})", columns, rows
         size = f"{storage.rows(s.name)}, {storage.stride(s.name)}"
         w.add(f"load_rows<{size}>({piece}, {rows}, {columns}, {name}, round_up({rows}, {LANES}));")
+
+
+def _load_number(w: BodyWriter, s: Load) -> None:
+    """One element."""
+    name, kind = identifier(s.name), w.frame.shapes.names[s.name].dtype.kind
+    declared = "" if s.name in w.declared else f"{SCALAR[kind]} "
+    w.declared.add(s.name)
+    w.add(f"{declared}{name} = value_of(*{w.at(s.source)});")
+    w.scalars[s.name] = Term(name, kind)
 
 
 def _load_column(w: BodyWriter, s: Load) -> None:
@@ -265,6 +276,8 @@ def _store(w: BodyWriter, s: Store) -> None:
     if w.block_steps(s.target) is not None:
         _fill_block(w, s)
         return
+    if w.frame.shapes.axes(s.value) == axes[::-1]:
+        axes = axes[::-1]  # in the order in which the tile lies
     scattered = bool(axes) and is_scattered(s.target, s.where, w.frame.shapes)
     if not axes:
         dtype = C_TYPE[w.frame.shapes.dtype(s.target.name)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...ir.errors import LoweringError
+from ...ir.evaluate import evaluate
 from ...ir.expr import Expr, Op
-from ...ir.printer import print_statement
+from ...ir.printer import print_expr, print_statement
 from ...ir.program import All, Alloc, Gemm, Grid, Param, Program, ReduceAdd, TileAxis, statements
-from ...ir.shapes import Shapes
+from ...ir.shapes import Shapes, infer
 from ...ir.spec import Dim
 from .expressions import identifier
 from .products import write_product
@@ -42,6 +44,29 @@ def turn_dims(program: Program, shapes: Shapes, tensor: str) -> list[tuple[Dim |
     return [(dim, tile) for dim, item, tile in pairs if not isinstance(item, All)]
 
 
+def turn_numbers(program: Program) -> dict[str, list[tuple[str, Dim | Expr, int]]]:
+    """Of every tensor that is added to: per dimension along which its tiles are numbered, its name, size and tile."""
+    tensors = reduced(program)
+    shapes = infer(program) if tensors else None
+    found = {}
+    for tensor in tensors:
+        assert shapes is not None
+        found[tensor] = [(print_dim(dim), dim, tile) for dim, tile in turn_dims(program, shapes, tensor)]
+    return found
+
+
+def print_dim(dim: Dim | Expr) -> str:
+    """A dimension as text."""
+    return print_expr(dim) if isinstance(dim, Expr) else str(dim)
+
+
+def evaluate_size(dim: Dim | Expr, sizes: Mapping[str, int]) -> int:
+    """The number that a dimension is in a run."""
+    if isinstance(dim, Expr):
+        return int(evaluate(dim, sizes, {}))
+    return dim if isinstance(dim, int) else sizes[dim]
+
+
 def reduce_add(w: BodyWriter, s: ReduceAdd) -> None:
     """target += tile, alone at it: after those of lower ranks, or when nobody else is there."""
     shapes = w.frame.shapes
@@ -56,7 +81,8 @@ def reduce_add(w: BodyWriter, s: ReduceAdd) -> None:
         w.add(f"enter({turn});")
     else:
         rank = w.scalar(s.after)
-        w.add(f"wait_for_turn({turn}, {rank});")
+        tensor = s.target.name
+        w.add(f'wait_for_turn({turn}, {rank}, a.{turns_of(tensor)}.data, "{tensor}");')
     if name in w.frame.storage.summed:
         made = next(x for x in statements(w.program.body) if isinstance(x, Gemm) and x.name == name)
         write_product(w, made, w.block(s.target), "ADDED")

@@ -168,7 +168,8 @@ def _streamed(program: Program, plan: Storage) -> set[str]:
 
 
 def _lies_plain(load: Load, plan: Storage) -> bool:
-    return load.source.name not in plan.packed and isinstance(load.source.indices[-1], All)
+    last = load.source.indices[-1:]
+    return load.source.name not in plan.packed and last == (All(),)
 
 
 def is_packing(statement: object, plan: Storage) -> bool:

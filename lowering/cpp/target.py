@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...ir.errors import Deadlock
 from ...ir.program import Program
 from ..build import build_shared_library, load_shared_library
 from ..target import Launch, Lowered
 from ..toolchain import cpu_isa
 from .kernel import render, size_names
+from .reductions import evaluate_size, turn_numbers
 
 INCLUDES = Path(__file__).parent / "include"
 SERIAL_PRODUCTS = 1 << 20  # some 25 microseconds of one core: waking others costs as much
@@ -58,13 +60,50 @@ class CpuLaunch:
         self._bytes.argtypes = (ctypes.c_void_p,)
         self._bytes.restype = ctypes.c_int64
         self._sizes, self._fixed = size_names(program), program.fixed
+        self._name = program.name
+        self._limit: Callable[..., None] | None = None
+        self._turns = turn_numbers(program)
+        if self._turns:
+            library.limit_waits.argtypes, library.limit_waits.restype = (ctypes.c_int64,), None
+            library.failed_wait.argtypes, library.failed_wait.restype = (ctypes.c_void_p,), ctypes.c_char_p
+            self._limit, self._failed = library.limit_waits, library.failed_wait
         ranks = [len(param.dims) for param in program.params]
         self._addresses = tuple(sum(1 + 2 * rank for rank in ranks[:n]) for n in range(len(ranks)))
         self._array = ctypes.c_int64 * (sum(1 + 2 * rank for rank in ranks) + len(self._sizes) + 1)
 
-    def __call__(self, tensors: Sequence[Any], sizes: Mapping[str, int]) -> None:
-        """Run on the program's parameters in order; every size by name."""
-        self.bind(tensors, sizes, len(tensors))(tensors)
+    def __call__(self, tensors: Sequence[Any], sizes: Mapping[str, int], most_spins: int = 0) -> None:
+        """Run on the program's parameters in order; every size by name.
+
+        most_spins: looks after which a wait to add in order gives up; 0, the default, waits as long as it takes.
+        Raises Deadlock, naming rank and tile, for a wait that gave up; results mean nothing then.
+        """
+        launch = self.bind(tensors, sizes, len(tensors))
+        if not most_spins or self._limit is None:
+            launch(tensors)
+            return
+        self._limit(most_spins)
+        try:
+            launch(tensors)
+        finally:
+            self._limit(0)
+        self._check_waits(sizes)
+
+    def _check_waits(self, sizes: Mapping[str, int]) -> None:
+        found = (ctypes.c_int64 * 3)()
+        tensor = self._failed(found)
+        if tensor is None:
+            return
+        name, (number, wanted, seen) = tensor.decode(), found
+        counts = [(dim, -(-evaluate_size(size, sizes) // tile)) for dim, size, tile in self._turns[name]]
+        place = []
+        for dim, count in reversed(counts):
+            number, at = divmod(number, count)
+            place.append(f"{dim} {at}")
+        at_tile = ", ".join(reversed(place))
+        raise Deadlock(
+            f"{self._name}: waited to add to {name} as rank {wanted} at tile ({at_tile}), where {seen} had added; "
+            "the ranks of its table are wrong, or what comes before has not been started"
+        )
 
     def bind(self, tensors: Sequence[Any], sizes: Mapping[str, int], given: int) -> Callable[[Sequence[Any]], None]:
         """A launch for tensors of these shapes and strides, which is given the first `given` of them; the others,

@@ -14,10 +14,11 @@ using Turn = std::atomic<std::int32_t>;
 struct Waits {
     std::int64_t most = 0;
     std::atomic<bool> has_failed{false};
+    const char* tensor = "";
     std::int64_t tile = 0, wanted = 0, seen = 0;
 
-    void give_up(std::int64_t at, int rank, int found) {
-        if (!has_failed.exchange(true)) tile = at, wanted = rank, seen = found;
+    void give_up(const char* name, std::int64_t at, int rank, int found) {
+        if (!has_failed.exchange(true)) tensor = name, tile = at, wanted = rank, seen = found;
     }
 };
 inline Waits waits;
@@ -29,10 +30,10 @@ inline void pause_briefly(std::int64_t polls) {
 #endif
 }
 
-// Returns when all lower ranks have added.
-inline void wait_for_turn(Turn& turn, int rank) {
+// Returns when all lower ranks have added to the tile of a turn; `first` is the turn of the tensor's tile 0.
+inline void wait_for_turn(Turn& turn, int rank, const Turn* first, const char* tensor) {
     for (std::int64_t polls = 0; turn.load(std::memory_order_acquire) != rank; ++polls) {
-        if (waits.most != 0 && polls >= waits.most) waits.give_up(reinterpret_cast<std::intptr_t>(&turn), rank, turn.load());
+        if (waits.most != 0 && polls >= waits.most) waits.give_up(tensor, &turn - first, rank, turn.load());
         if (waits.most != 0 && waits.has_failed.load(std::memory_order_relaxed)) return;
         pause_briefly(polls);
     }
