@@ -119,6 +119,20 @@ def test_a_static_list_is_a_wait_for_the_job_before() -> None:
     assert [(wait.job, wait.needs, wait.q) for wait in caught.value.cycle] == [((0, 0), (0, 1), 0), ((0, 1), (0, 0), None)]
 
 
+def test_a_job_further_down_a_list_waits_for_the_one_before_it() -> None:
+    """0 waits for 3, which is behind 2 in its list; 2 waits for 1, which is behind 0."""
+    plan = plan_work(Work.of(np.ones((2, 4), dtype=bool)), 2, "ascending")
+    jobs = plan.jobs.copy()
+    jobs[:, 2] = np.arange(4)
+    visit, rank = np.array([0, 1, 0, 1, 1, 0, 0, 1], np.int32), np.array([1, 2, 2, 0, 1, 3, 0, 3], np.int32)
+    first = np.arange(0, 10, 2, dtype=np.int32)
+    plan = replace(plan, jobs=jobs, first=first, visit=visit, rank=rank, lists=((0, 1), (2, 3)))
+    with pytest.raises(PlanDeadlock) as caught:
+        simulate(plan, Work.of(np.ones((2, 4), dtype=bool)))
+    waits = {wait.job[1]: (wait.needs[1], wait.q) for wait in caught.value.cycle}
+    assert waits == {0: (3, 0), 3: (2, None), 2: (1, 1), 1: (0, None)}
+
+
 def test_a_rank_that_nobody_has() -> None:
     plan = plan_work(Work.of(np.ones((2, 2), dtype=bool)), 2, "ascending")
     with pytest.raises(ScheduleError, match="q tile 0 of head 0: no job has rank 0, and others wait for it"):
