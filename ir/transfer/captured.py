@@ -30,8 +30,8 @@ TYPED = ("q", "k", "v", "o", "d_o")  # parameters of the spec's element type
 
 # Names that placing the sums adds
 PLACED = (
-    "gradient", "sums", "tables", "chunk", "step", "whole", "line_sums", "line_before", "tile_sum", "whole_sum",
-    "table_sum", "table_part", *(f"{letter}{n}" for letter in "tz" for n in range(8)),
+    "gradient", "before", "sums", "tables", "chunk", "step", "whole", "line_sums", "line_before", "tile_sum",
+    "whole_sum", "table_sum", "table_part", *(f"{letter}{n}" for letter in "tz" for n in range(8)),
 )  # fmt: skip
 
 Pass = Callable[[Program, Backward], Program]

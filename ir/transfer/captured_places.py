@@ -132,9 +132,9 @@ def _second_grid(target: Target, line: str, tiles: Tiles) -> Grid:
     loop = TileLoop(line, tiles, (
         sums, Reduce("tile_sum", "sum", "line_sums", line), Let("whole_sum", _float("whole_sum") + _float("tile_sum")),
     ))  # fmt: skip
-    before = load(OUT, indices, Kind.FLOAT)
-    store = Store(Ref(OUT, indices), before + _float("whole_sum"))
-    return _grid(target.heads, (Fill("whole_sum", DType.F32, (), const(0.0)), loop, store))
+    out = Ref(OUT, indices)
+    add = (Load("line_before", out), Store(out, _float("line_before") + _float("whole_sum")))
+    return _grid(target.heads, (Fill("whole_sum", DType.F32, (), const(0.0)), loop, *add))
 
 
 # Pairs
@@ -145,8 +145,7 @@ def place_pairs(program: Program, target: Target) -> Program:
     main = next(s for s in program.body if isinstance(s, Grid) and _stores_pairs(s))
     owned = target.owned
     others = [item for item in target.term.indices if item is not ROW and item is not COLUMN]
-    is_plain = {"i", "j"} <= owned.keys() and owned["i"] < owned["j"]
-    if is_plain and not any(node in (ROW, COLUMN) for item in others for node in walk(item)):
+    if {"i", "j"} <= owned.keys() and not any(node in (ROW, COLUMN) for item in others for node in walk(item)):
         return store_pairs(program, main, target)
     free = [dim for n, dim in enumerate(target.tensor.dims) if n not in owned.values() and isinstance(dim, str)]
     if "i" in owned or len(free) > 1:
@@ -162,23 +161,33 @@ def store_pairs(program: Program, main: Grid, target: Target) -> Program:
             …                                         ->        for n in tiles(N, 64): store(gradient[h, m, n], 0.0)
                 store(pairs[b, h, m, n], ds)                    for b in range(0, B):
                                                                     …
-                                                                        store(gradient[h, m, n], gradient[h, i, j] + ds)
-    needs: i and j are indices, in this order.
+                                                                        before = load(gradient[h, m, n])
+                                                                        store(gradient[h, m, n], before + ds)
+    needs: i and j are indices.
     """
     i, j = (target.owned[name] for name in "ij")
     axes = {i: TileAxis("m"), j: TileAxis("n")}
     place: tuple[Index, ...] = tuple(axes.get(n, item) for n, item in enumerate(target.term.indices))
-    ds = var("ds", Kind.FLOAT)
-    value = ds if len(target.heads) == len(EXTENTS) else load(OUT, target.term.indices, Kind.FLOAT) + ds
-    body = _instead_of_pairs(main, Store(Ref(OUT, place), value))
+    out = Ref(OUT, place)
+    body = _instead_of_pairs(main, _added(out, target, is_turned=j < i))
     tiles = main.extents[-1]
     assert isinstance(tiles, Tiles)
-    cleared = TileLoop("n", infer(program).tiles["n"], (Store(Ref(OUT, place), const(0.0)),))
+    cleared = TileLoop("n", infer(program).tiles["n"], (Store(out, const(0.0)),))
     if target.is_covered:
         grid = _grid(target.heads, body, ("m", tiles), order=main.order, before=(cleared,))
         return _with_output(program, target, "pairs", _replaced(program, main, (grid,)))
     grid = _grid(target.heads, body, ("m", tiles), order=main.order)
     return _with_output(program, target, "pairs", _replaced(program, main, (clear(OUT, target.dims), grid)))
+
+
+def _added(out: Ref, target: Target, *, is_turned: bool) -> tuple[Statement, ...]:
+    """Statements that add what pairs give to their elements, which lie column by column where is_turned."""
+    ds = _float("ds")
+    if len(target.heads) == len(EXTENTS):
+        return (Store(out, ds),)
+    if is_turned:
+        return (Store(out, load(OUT, target.term.indices, Kind.FLOAT) + ds),)
+    return (Load("before", out), Store(out, _float("before") + ds))
 
 
 def scatter_pairs(program: Program, main: Grid, target: Target) -> Program:
@@ -191,7 +200,7 @@ def scatter_pairs(program: Program, main: Grid, target: Target) -> Program:
     tiles = main.extents[-1]
     assert isinstance(tiles, Tiles)
     add = _scatter(target.term.indices, var("ds", Kind.FLOAT))
-    body = _instead_of_pairs(main, add)
+    body = _instead_of_pairs(main, (add,))
     if "i" in target.owned:
         grid = _grid(target.heads, body, ("m", tiles), order=main.order)
     else:
@@ -218,7 +227,7 @@ def scatter_chunks(program: Program, main: Grid, target: Target) -> Program:
     number = apply(Op.FLOORDIV, tiles.extent + (tiles.tile - 1), tiles.tile)
     count = apply(Op.FLOORDIV, number - chunk + (CHUNKS - 1), CHUNKS)
     row = TileAt("m", tiles, chunk + var("step") * CHUNKS)
-    body = (RangeLoop("step", const(0), count, (row, *_instead_of_pairs(main, add))),)
+    body = (RangeLoop("step", const(0), count, (row, *_instead_of_pairs(main, (add,)))),)
     grid = _grid(target.heads, body, first=("chunk", const(CHUNKS)))
     dims = (const(CHUNKS), *(target.dims[n] for n in order))
     tables = Alloc("tables", DType.F32, dims)
@@ -254,7 +263,7 @@ def _is_pairs(statement: Statement) -> bool:
     return isinstance(statement, Store) and statement.target.name == "pairs"
 
 
-def _instead_of_pairs(main: Grid, add: Statement) -> tuple[Statement, ...]:
+def _instead_of_pairs(main: Grid, add: tuple[Statement, ...]) -> tuple[Statement, ...]:
     return edit_body(main.body, lambda s: add if _is_pairs(s) else s)
 
 

@@ -324,6 +324,8 @@ class KernelWriter:
 
     def _load_element(self, name: str, node: Expr, path: Path) -> None:
         place = element_place(self, node, path)
+        for index in node.args:
+            self._note_sizes(index)
         self.line(*load_lines(name, place))
         self.shapes.names[name] = TileType(self.shapes.dtype(str(node.attr)), place.axes)
         self.expressions.may_be_negative.add(name)
