@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .kernels.report import Report
     from .kernels.saved import load
     from .kernels.version import VERSION as __version__
+    from .schedules import Plan, plan_backward
 
 _HOMES = {
     "compile": "kernels.api",
@@ -45,6 +46,8 @@ _HOMES = {
     "AttentionSpec": "ir.spec",
     "parse_program": "ir.parser",
     "parse_spec": "ir.parser",
+    "Plan": "schedules",
+    "plan_backward": "schedules",
     "__version__": "kernels.version",
     **dict.fromkeys(
         (
@@ -65,6 +68,7 @@ __all__ = [
     "LoweringError",
     "MissingExtra",
     "ParseError",
+    "Plan",
     "Program",
     "ProgramError",
     "Report",
@@ -81,6 +85,7 @@ __all__ = [
     "load",
     "parse_program",
     "parse_spec",
+    "plan_backward",
 ]
 
 

@@ -176,12 +176,14 @@ def _with_shares(program: Program, backward: Backward) -> Program:
     """Compute `base`, the factor that normalises a row, with the rows' sums of weights.
 
     rewrite:
-        store(base[b, h, m], …)      ->      mass = zeros(f32[m]); for n in tiles(N, 64, where=keep(b, h, m, n)): …
-                                             store(base[b, h, m], share)
-    needs: one store to `base` over rows m of a grid over b and h.
+        store(base[batch, head, m], …)
+        ->  mass = zeros(f32[m]); for n in tiles(N, 64, where=keep(batch, head, m, n)): …
+            store(base[batch, head, m], share)
+    needs: one store to `base` over rows m of a grid over batches and heads, whose names nothing else binds.
     """
     tiles = infer(program).tiles
-    b, h = var("b"), var("h")
+    store = next(s for s in statements(program.body) if isinstance(s, Store) and s.target.name == "base")
+    b, h = (index for index in store.target.indices[:2] if isinstance(index, Expr))
     mass, part, epsilon = var("mass", Kind.FLOAT), var("weight_sum", Kind.FLOAT), backward.spec.normaliser.epsilon
     columns = index("n")
     pairs = (b, h, index("m"), columns)

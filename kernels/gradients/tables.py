@@ -16,8 +16,7 @@ import torch
 from ...ir.domain import TileClass, classify
 from ...ir.expr import Op, free_vars, loads, walk
 from ...ir.spec import AttentionSpec
-from ...schedules.plan import Plan
-from ...schedules.planner import plan_backward
+from ...schedules import Plan, plan_backward
 from ..dtypes import as_array
 
 __all__ = ["Order", "Tables", "block_classes", "make_tables"]
