@@ -47,20 +47,21 @@ def edited(old: str, new: str) -> str:
     return PAIRS.replace(old, new)
 
 
-def arguments(h: int = 2, m: int = 41, n: int = 37, size: int = 11) -> dict[str, np.ndarray]:
+def arguments(h: int = 2, m: int = 41, n: int = 37, size: int = 40) -> dict[str, np.ndarray]:
     random = np.random.default_rng(m)
     x = random.integers(-3, 4, (h, m, n)).astype(np.float32)  # small integers: sums are exact in any order
     place = random.integers(0, size, (m, n)).astype(np.int32)
     place[5] = 4  # all lanes of a row at one place
-    place[6] = np.arange(n) % size
-    place[7] = np.arange(n) // 8 % size
+    place[6], place[7] = np.arange(n), np.arange(n)[::-1]  # up and down
+    place[9] = np.arange(n) // 5
+    x[:, 5:8] = 1.0
     place[:, 3] = -(2**30)
     x[:, 8, 5:9] = 0.0
     place[8, 5:9] = 2**30  # what is left out may have any index
     return {"x": x, "place": place}
 
 
-def expected(x: np.ndarray, place: np.ndarray, size: int = 11) -> dict[str, np.ndarray]:
+def expected(x: np.ndarray, place: np.ndarray, size: int = 40) -> dict[str, np.ndarray]:
     h, m, _ = x.shape
     y = np.zeros((h, size), np.float32)
     is_added = (x != 0) & (np.arange(x.shape[2]) != 3)
@@ -81,7 +82,7 @@ def test_text_is_the_program():
 
 def test_means_sums_at_places():
     given = arguments(m=32)
-    got = interpret(parse_program(PAIRS), given, sizes={"T": 11})
+    got = interpret(parse_program(PAIRS), given, sizes={"T": 40})
     for name, wanted in expected(**given).items():
         np.testing.assert_array_equal(got[name], wanted)
 
@@ -92,9 +93,9 @@ def test_cpu_target(m):
     program = parse_program(PAIRS)
     target = CpuTarget()
     kernel = target.load(target.lower(program, target.default_arch()), program)
-    out = {"y": torch.empty(2, 11), "z": torch.empty(3, m), "w": torch.empty(())}
+    out = {"y": torch.empty(2, 40), "z": torch.empty(3, m), "w": torch.empty(())}
     named = {name: torch.from_numpy(x) for name, x in given.items()} | out
-    sizes = {"H": 2, "M": m, "N": 37, "T": 11, "B": 1, "Hq": 1, "Hkv": 1, "D": 1, "Dv": 1}
+    sizes = {"H": 2, "M": m, "N": 37, "T": 40, "B": 1, "Hq": 1, "Hkv": 1, "D": 1, "Dv": 1}
     kernel([named[param.name] for param in program.params], sizes)
     for name, wanted in expected(**given).items():
         np.testing.assert_array_equal(out[name].numpy(), wanted)
@@ -103,19 +104,19 @@ def test_cpu_target(m):
 def test_two_instances_at_one_place_are_a_race():
     program = parse_program(edited("scatter_add(y[h, place[i, j]]", "scatter_add(y[0, place[i, j]]"))
     with pytest.raises(DataRace, match="data race on y"):
-        interpret(program, arguments(), sizes={"T": 11})
+        interpret(program, arguments(), sizes={"T": 40})
 
 
 def test_places_outside():
     program = parse_program(edited(", where=(s != 0.0) & (j != 3))", ", where=s != 0.0)"))
     with pytest.raises(OutOfBounds, match=r"adds at index -1073741824 of dimension T of y.*where="):
-        interpret(program, arguments(), sizes={"T": 11})
+        interpret(program, arguments(), sizes={"T": 40})
 
 
 def test_adding_to_what_nobody_wrote():
     program = parse_program(edited("            store(y[h, t], 0.0)", "            store(y[h, t], 0.0, where=index(t) < 2)"))
     with pytest.raises(UninitialisedRead, match="adds to y"):
-        interpret(program, arguments(), sizes={"T": 11})
+        interpret(program, arguments(), sizes={"T": 40})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_misuse(old, new, reason):
 def test_an_input_is_not_added_to():
     program = parse_program(edited("scatter_add(w[()], row)", "scatter_add(x[0, 0, 0], row)"))
     with pytest.raises(ProgramError, match="x is an input and cannot be written"):
-        interpret(program, arguments(), sizes={"T": 11})
+        interpret(program, arguments(), sizes={"T": 40})
 
 
 def test_cpu_sums_whole_tiles_only():

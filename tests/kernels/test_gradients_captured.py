@@ -78,6 +78,23 @@ def test_bfloat16(function):
     check(function, torch.bfloat16)
 
 
+@pytest.mark.slow
+def test_captured_tensors_keep_their_own_type():
+    def mixed(q, k, v, slopes):
+        i, j = variants.positions(q, k)
+        x = variants.scores(q, k).float() + slopes[:, None, None] * (j - i)
+        return variants.weighted(variants.causal(x, q, k).softmax(-1).to(v.dtype), v)
+
+    low, high = (tensors_of(variants.slopes, SIZES[1], dtype) for dtype in (torch.bfloat16, torch.float32))
+    tensors = [*low[:3], *high[3:]]
+    backward = differentiate(lift(mixed, tensors))
+    known = known_of(backward, tensors)
+    got = compile_captured(backward, 0, "cpu")(tensors, known)
+    truth = expect_gradients(mixed, backward.spec, tensors, known.d_o)["slopes"]
+    assert got.dtype is torch.float32
+    assert truth.error(as_array(got.double())) <= truth.budget
+
+
 def check(function: Function, dtype: torch.dtype) -> None:
     """Every captured gradient at all sizes; they share the largest low-precision error of each, as verification's do."""
     backward, kernels = made(function, dtype)

@@ -22,16 +22,34 @@ inline float sum_of_rows(const float* x, int count) {
     return sum_of_lanes(total);
 }
 
-// base[at[i]] += x[i] for the lanes of m. Neighbours at one place are added up first, so that none waits for the store of
-// the one before; where all lanes mean one place, they are added across.
+inline vf reversed(vf x) {
+    alignas(64) float in[W], out[W];
+    store(in, x);
+    for (int i = 0; i < W; ++i) out[i] = in[W - 1 - i];
+    return load(out);
+}
+
+// base[at[i]] += x[i] for the lanes of m. Where all lanes mean one place, they are added across; where they follow each
+// other, up or down, they are added as a vector; else neighbours at one place are added up first, so that none waits for
+// the store of the one before.
 inline void scatter_add(float* base, vi at, vf x, vm m) {
     alignas(64) std::int32_t place[W];
     alignas(64) float value[W];
     if (!any(m)) return;
     store(place, at);
     if (!any(!m)) {
-        if (!any(at != vi(place[0]))) {
+        const vi step = at - vi(place[0]);
+        if (!any(step != vi(0))) {
             base[place[0]] += sum_of_lanes(x);
+            return;
+        }
+        if (!any(step != iota())) {
+            store(base + place[0], load(base + place[0]) + x);
+            return;
+        }
+        if (!any(step != -iota())) {
+            float* low = base + place[W - 1];
+            store(low, load(low) + reversed(x));
             return;
         }
         store(value, x);
