@@ -54,7 +54,7 @@ def arguments(h: int = 2, m: int = 41, n: int = 37, size: int = 40) -> dict[str,
     place[5] = 4  # all lanes of a row at one place
     place[6], place[7] = np.arange(n), np.arange(n)[::-1]  # up and down
     place[9] = np.arange(n) // 5
-    x[:, 5:8] = 1.0
+    x[:, 5:8] = np.arange(1, n + 1)
     place[:, 3] = -(2**30)
     x[:, 8, 5:9] = 0.0
     place[8, 5:9] = 2**30  # what is left out may have any index
