@@ -238,6 +238,29 @@ def test_start_up_does_not_import_torch(words: list[str], tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
+def test_generate_with_a_backward(run: Run) -> None:
+    code, out, _ = run("generate", "specs.py:causal", "--backward", "--deterministic", "--json", "--out", "kernel")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["verified"]
+    assert "_backward(" in Path("kernel/backward.txt").read_text()
+    assert "after=visits[step, 2]" in Path("kernel/backward.txt").read_text()
+    manifest = json.loads(Path("kernel/manifest.json").read_text())
+    assert manifest["backward"]["deterministic"]
+    assert manifest["backward"]["verified"]
+    outputs = {row["output"] for row in manifest["backward"]["report"]["rows"] if not row["skipped"]}
+    assert outputs == {"dq", "dk", "dv"}
+
+
+def test_a_backward_for_a_target_that_is_not_here(run: Run) -> None:
+    """Its meaning is checked in the interpreter."""
+    words = ("--shape", "1,2,1,20,20,16", "--target", "triton", "--arch", "sm_90")
+    code, out, _ = run("generate", "specs.py:causal", "--backward", "--json", "--out", "kernel", *words)
+    assert code == 0
+    assert json.loads(out)["verified"]
+    assert "def causal_backward(" in Path("kernel/backward.py").read_text()
+
+
 # Bad input: one message, exit code 2
 
 
@@ -264,7 +287,6 @@ def test_start_up_does_not_import_torch(words: list[str], tmp_path: Path) -> Non
         (["generate", "specs.py:causal", "--dtype", "f64"], "--dtype 'f64': wanted one of f32, bf16, f16"),
         (["generate", "specs.py:causal", "--target", "cuda"], "target 'cuda' is not available in this release"),
         (["generate", "specs.py:causal", "--target", "abacus"], "target 'abacus': wanted one of auto, cpu, triton"),
-        (["generate", "specs.py:causal", "--backward"], "gradients are not available in this release"),
         (["generate", "specs.py:causal", "--out", "specs.py/x"], "specs.py/x: Not a directory; name a folder"),
         (["lift", "kernel.cu"], "wanted a PyTorch function as path/to/file.py:function; lifting Triton kernels and"),
         (["transfer", "flash_forward", "specs.py:causal", "--engine", "llm"], "engine 'llm' is not available"),

@@ -62,11 +62,12 @@ def verify_backward(
 ) -> Report:
     """Every gradient that `run` gives for tensors and a gradient of o; never raises for a wrong result.
 
-    compiled: whose tiles decide the sizes that are tried, unless `cases` says. asked: of this subject before.
+    compiled: whose tiles decide the sizes that are tried, and whose target the device; with `cases`, those are tried
+    instead, on the CPU. asked: of this subject before.
     """
     tried = cases_for(compiled.program) if cases is None else cases
     wanted = tuple(case for case in tried if case.content not in ("nan_row", "large"))
-    device = torch.device(DEVICES[compiled.lowered.target])
+    device = torch.device(DEVICES[compiled.lowered.target] if cases is None else "cpu")
     prepared = (asked or Asked()).about(subject, wanted, device)
     return Report(tuple(row for one in prepared for row in _check(one, run)))
 

@@ -95,10 +95,30 @@ def test_views_are_read_in_place_and_the_result_is_contiguous() -> None:
     assert torch.equal(separate, along)
 
 
-def test_gradients_are_refused_and_not_lost() -> None:
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_gradients(deterministic: bool) -> None:
     q, k, v = tensors((BATCH, 30, HEADS, WIDTH), *[(BATCH, 30, KV_HEADS, WIDTH)] * 2)
+    leaves = [tensor.requires_grad_() for tensor in (q, k, v)]
+    slopes = torch.rand(HEADS).requires_grad_()
+    d_o = torch.randn(BATCH, 30, HEADS, WIDTH)
+    o = fa.flash_attn_func(*leaves, causal=True, alibi_slopes=slopes, deterministic=deterministic)
+    assert o.is_contiguous()
+    got = torch.autograd.grad(o, [*leaves, slopes], d_o)
+    distance = torch.arange(30)[:, None] - torch.arange(30)[None, :]
+    bias = -slopes[:, None, None] * distance.abs()
+    bias = bias.masked_fill(distance < 0, float("-inf"))
+    moved = [tensor.transpose(1, 2) for tensor in leaves]
+    wanted_o = torch.nn.functional.scaled_dot_product_attention(*moved, attn_mask=bias, enable_gqa=True)
+    wanted = torch.autograd.grad(wanted_o.transpose(1, 2), [*leaves, slopes], d_o)
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_that_there_are_none_of_are_refused_and_not_lost() -> None:
+    q, k, v = tensors((BATCH, 30, HEADS, WIDTH), *[(BATCH, 30, KV_HEADS, WIDTH)] * 2)
+    starts = torch.tensor([0, 30], dtype=torch.int32)
     with pytest.raises(UnsupportedSpec, match="no backward"):
-        fa.flash_attn_func(q.requires_grad_(), k, v, causal=True)
+        fa.flash_attn_varlen_func(q[0].requires_grad_(), k[0], v[0], starts, starts, 30, 30)
     with torch.no_grad():
         fa.flash_attn_func(q, k, v, causal=True)
     with torch.inference_mode():

@@ -172,3 +172,22 @@ def test_real_weights() -> None:
     model.model.set_attn_implementation("tilewright")
     assert generated(model.model, {"input_ids": prompt}, max_new_tokens=12) == want
     assert "Red" in model.decode(torch.tensor(want[0]))
+
+
+def test_training_gives_the_models_own_gradients() -> None:
+    """A Llama-shaped model in training mode: every parameter's gradient as with eager attention."""
+    import transformers
+
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=97,
+    )  # fmt: skip
+    tokens = torch.randint(0, 97, (2, 33), generator=torch.Generator().manual_seed(1))
+    found = {}
+    for implementation in ("eager", "tilewright"):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM._from_config(config, attn_implementation=implementation).train()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        found[implementation] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for name, wanted in found["eager"].items():
+        torch.testing.assert_close(found["tilewright"][name], wanted, rtol=1e-4, atol=1e-6, msg=lambda t, n=name: f"{n}: {t}")
