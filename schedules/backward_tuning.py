@@ -16,10 +16,19 @@ BACKWARD_TILES: dict[str, Tiles] = {
     "sm_100": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (32, 32))),
     "sm_120": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (16, 32))),
 }
-FLOAT32_TILES: Tiles = ((64, (32, 32)), (128, (16, 32)), (1 << 30, (16, 16)))
+# The same for flash_backward_split, which has kernels of their own for dK and dV, and for dQ.
+RECOMPUTE_TILES: dict[str, Tiles] = {
+    "sm_80": ((64, (32, 64)), (128, (32, 64)), (1 << 30, (16, 32))),
+    "sm_90": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (32, 32))),
+    "sm_100": ((64, (64, 64)), (128, (32, 32)), (1 << 30, (32, 32))),
+    "sm_120": ((64, (32, 64)), (128, (32, 64)), (1 << 30, (16, 32))),
+}
+FLOAT32_TILES: Tiles = ((64, (32, 32)), (128, (16, 16)), (1 << 30, (16, 16)))
+RECOMPUTE = "flash_backward_split"
 
 
-def backward_tiles(dtype: DType, width: int, arch: str) -> tuple[int, int]:
-    """Rows and columns of a visit's tile on a GPU; `width` is the wider of the two head dimensions."""
-    table = FLOAT32_TILES if dtype is DType.F32 else BACKWARD_TILES[arch]
+def backward_tiles(dtype: DType, width: int, arch: str, form: str = "flash_backward") -> tuple[int, int]:
+    """Query rows and keys of a tile on a GPU; `width` is the wider of the two head dimensions."""
+    tables = RECOMPUTE_TILES if form == RECOMPUTE else BACKWARD_TILES
+    table = FLOAT32_TILES if dtype is DType.F32 else tables[arch]
     return next(tiles for limit, tiles in table if width <= limit)

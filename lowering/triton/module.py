@@ -143,7 +143,9 @@ def _configs(context: Context, kernels: list[Kernel]) -> dict[str, Rows]:
     element = max((param.dtype.bytes for param in context.program.params[:1]), default=4)
     has_wide_loads = any(kernel.has_wide_loads for kernel in kernels)
     kind = "split" if any(kernel.merge is not None for kernel in kernels) else "dense"
-    kind = "backward" if any(kernel.products >= BACKWARD_PRODUCTS for kernel in kernels) else kind
+    backward = [kernel for kernel in kernels if kernel.products >= BACKWARD_PRODUCTS]
+    if backward:
+        kind = "backward" if len(backward) == 1 else "recompute"
     sizes = context.shapes.sizes
     width = max((sizes.get(str(dim), 0) for param in context.program.params for dim in param.dims[-1:]), default=64)
     return configurations(element, width, has_wide_loads, kind)

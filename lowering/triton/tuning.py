@@ -47,7 +47,15 @@ BACKWARD_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
     (8, 1 << 30, dict.fromkeys(ARCHES, ((8, 1),))),
 )
 BACKWARD_WIDE_TABLES = ((2, 1 << 30, dict.fromkeys(ARCHES, ((8, 3),))), *BACKWARD_TABLES[-1:])
-KINDS = {"dense": TABLES, "split": SPLIT_TABLES, "backward": BACKWARD_TABLES, "backward, wide": BACKWARD_WIDE_TABLES}
+# The same where dK and dV, and dQ, have kernels of their own: no tables, no sums of several instances.
+RECOMPUTE_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
+    (2, 64, {"sm_80": ((4, 3),), "sm_90": ((4, 3),), "sm_100": ((8, 3),), "sm_120": ((4, 3),)}),
+    *BACKWARD_TABLES[1:],
+)
+KINDS = {
+    "dense": TABLES, "split": SPLIT_TABLES, "backward": BACKWARD_TABLES, "backward, wide": BACKWARD_WIDE_TABLES,
+    "recompute": RECOMPUTE_TABLES, "recompute, wide": BACKWARD_WIDE_TABLES,
+}  # fmt: skip
 
 
 def configurations(

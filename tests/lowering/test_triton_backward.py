@@ -72,6 +72,16 @@ def test_additions_in_any_order(name: str) -> None:
     check(CASES[name], problem, outputs_of(program_of(spec, is_ordered=False), problem, "shuffled"), name)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_without_sums_of_several_instances(name: str) -> None:
+    """The form with a kernel for dK and dV and one for dQ: no tables, nothing to wait for."""
+    spec = CASES[name].variant.spec()
+    problem = problem_of(CASES[name], spec, batch=2 if name == "documents" else 1)
+    program = program_of(spec, form="flash_backward_split")
+    assert "atomic" not in TARGETS["triton"].lower(program, "sm_90").source
+    check(CASES[name], problem, interpret(program, problem.inputs), name)
+
+
 def test_bits_do_not_depend_on_how_many_programs_there_are() -> None:
     spec = CAUSAL.variant.spec()
     problem = problem_of(CAUSAL, spec, batch=2)

@@ -18,6 +18,7 @@ from .variants import VARIANTS
 
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10}  # a block may have
 ARCHES = ("sm_80", "sm_90", "sm_100")
+SPLIT = "flash_backward_split"
 
 
 def compiled(name: str, d: int, arch: str, dtype: str = "bf16", *, is_ordered: bool = True) -> Report:
@@ -34,6 +35,19 @@ def compiled(name: str, d: int, arch: str, dtype: str = "bf16", *, is_ordered: b
 @pytest.mark.parametrize("arch", ARCHES)
 def test_heads_of_64_do_not_spill(arch: str) -> None:
     assert compiled("causal", 64, arch).spills == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("d", [64, 128])
+def test_kernels_without_sums_of_several_instances(d: int, arch: str) -> None:
+    """flash_backward_split: dK and dV, then dQ."""
+    tiles = backward_tiles(DType.BF16, d, arch, SPLIT)
+    program = program_of(VARIANTS["causal"].spec(d=d, dv=d, dtype="bf16"), tiles, form=SPLIT)
+    for found in compile_report(program, arch)[1:]:
+        assert found.spills == 0
+        assert found.shared_bytes <= SHARED_BYTES[arch]
+        assert found.tensor_core_instructions > 0
 
 
 @pytest.mark.slow
