@@ -16,6 +16,7 @@ from ..program import (
     Index,
     Load,
     Program,
+    RangeLoop,
     Ref,
     Statement,
     Store,
@@ -54,8 +55,8 @@ def pack_operands(program: Program) -> Program:
     Rows at computed places are packed per instance of the grid variables that they depend on, in room for `most=` rows;
     sequences that follow each other, k[start[b] + j, g, :] for j below start[b + 1] - start[b], without such room, in
     tiles numbered start[b] // 64 + b + n.
-    A tensor that products read along its rows and along its columns is copied twice; one tile that they read from either
-    side goes to layout "tiles".
+    What an instance loads once is left to it. A tensor that products read along its rows and its columns is copied
+    twice; one tile that they read from either side goes to layout "tiles".
     needs: the row index is a tile variable or computed over one, the other indices are names.
     """
     shapes = infer(program)
@@ -90,6 +91,11 @@ def pack_operands(program: Program) -> Program:
     return replace(moved, body=(*allocs, *copying, *moved.body))
 
 
+def loads_of(loop: TileLoop | RangeLoop) -> list[Load]:
+    """The loads of a loop; those of the loops inside it are their own."""
+    return [s for s in loop.body if isinstance(s, Load)]
+
+
 def _names_of_copies(packed: Mapping[tuple[str, str], Packed]) -> dict[tuple[str, str], str]:
     """q_pack; q_pack_rows and q_pack_columns where both are needed."""
     tensors = [tensor for tensor, _ in packed]
@@ -100,9 +106,9 @@ def _names_of_copies(packed: Mapping[tuple[str, str], Packed]) -> dict[tuple[str
 
 
 def _right_operands(program: Program, shapes: Shapes) -> list[tuple[Load, str]]:
-    """Loads that feed a product from the right, each with the layout that suits it."""
-    loads = {s.name: s for s in statements(program.body) if isinstance(s, Load)}
-    every = [s for s in statements(program.body) if isinstance(s, Load)]
+    """Loads in loops that feed a product from the right, each with the layout that suits it."""
+    every = [s for loop in statements(program.body) if isinstance(loop, (TileLoop, RangeLoop)) for s in loads_of(loop)]
+    loads = {s.name: s for s in every}
     found = []
     for statement in statements(program.body):
         if not isinstance(statement, Gemm) or not isinstance(statement.right, str) or statement.right not in loads:

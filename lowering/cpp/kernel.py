@@ -31,6 +31,7 @@ from .expressions import Lanes, Names, Term, emit, identifier
 from .loops import domain_of, is_run_time, summaries_of
 from .prepare import prepare
 from .reductions import is_ordered, reduced, turn_dims, turns_of
+from .reuse import in_place
 from .rows import escaping
 from .scatters import needs_scatter
 from .storage import C_TYPE, LANES, Storage, plan_storage, round_up
@@ -239,8 +240,12 @@ def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
                 writer.add(f"if ({identifier(variable)} * {extent.tile} >= {extents[variable]}) return;")
             writer.bind_tile(variable)
     memory = [n for n in sorted(buffers & inside) if not _is_alias(text, grid, n)]
+    taken = in_place(grid, text.storage, frozenset(memory))
+    memory = [n for n in memory if n not in taken]
     _check_stack(text, grid, memory)
     writer.declare_buffers(memory)
+    for new, old in taken.items():
+        writer.add(f"float* const {identifier(new)} = {identifier(old)};")
     writer.body(grid.body)
     return GridText(name, print_statement(grid).removesuffix(":"), [identifier(n) for n in grid.names],
                     writer.lines, _launch(text, name, grid))  # fmt: skip

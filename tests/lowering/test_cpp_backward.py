@@ -135,3 +135,21 @@ def test_half_products_in_tiles_are_refused_for_bfloat16() -> None:
     """Where products take pairs of bfloat16, operands cannot be read along either axis."""
     with pytest.raises(LoweringError, match="on the cpu a left operand has the shared axis last"):
         compiled_for(ROWS, spec_of(DType.BF16, 32))
+
+
+def test_weights_take_the_place_of_scores() -> None:
+    """p is computed where s was; where the slope asks for s once more, ds takes that place instead."""
+    plain = compiled_for(ROWS, spec_of(DType.F32, 32)).lowered.source
+    assert "float* const p = s;" in plain
+    assert "float* const ds = dp;" in plain
+    capped = AttentionSpec("capped", DType.F32, 32, 32, 2, score=apply(Op.TANH, S * 0.25))
+    source = compiled_for(ROWS, capped).lowered.source
+    assert "float* const p = s;" not in source
+    assert "float* const ds = " in source
+
+
+def test_what_a_job_loads_once_is_not_packed_for_all() -> None:
+    text = str(compiled_for(ROWS, spec_of(DType.F32, 32)).program)
+    assert 'q_pack = alloc(f32[B, Hq, M, D], space="global", layout="tiles:64")' in text
+    assert "k_pack" not in text
+    assert "v_pack" not in text
