@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from .cases import Case, Inputs
 
-__all__ = ["IMPLEMENTATIONS", "TILEWRIGHT", "Implementation", "Prepared", "implementations_for"]
+__all__ = ["IMPLEMENTATIONS", "TILEWRIGHT", "Implementation", "Prepared", "block_mask_of", "implementations_for"]
 
 TILEWRIGHT = "tilewright"
 
@@ -87,7 +87,7 @@ def _flex(case: Case, inputs: Inputs, target: str) -> Prepared | None:
     torch._dynamo.reset()  # else the limit on recompilations makes it fall back to eager without a word
     variant, (q, k, v) = case.variant, (inputs.q, inputs.k, inputs.v)
     score_mod = variant.score_mod(*inputs.captured) if variant.score_mod else None
-    block_mask, extra = _block_mask(case, inputs)
+    block_mask, extra = block_mask_of(case, inputs)
     compiled = torch.compile(flex_attention, dynamic=False)
     gqa = q.shape[1] != k.shape[1]
 
@@ -98,7 +98,8 @@ def _flex(case: Case, inputs: Inputs, target: str) -> Prepared | None:
     return Prepared(run, extra)
 
 
-def _block_mask(case: Case, inputs: Inputs) -> tuple[BlockMask | None, dict[str, float]]:
+def block_mask_of(case: Case, inputs: Inputs) -> tuple[BlockMask | None, dict[str, float]]:
+    """FlexAttention's block mask of a case, and how long making it took (extra: block_mask_ms)."""
     if case.variant.mask_mod is None:
         return None, {}
     mask_mod = case.variant.mask_mod(*inputs.captured)

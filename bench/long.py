@@ -14,7 +14,7 @@ from .implementations import TILEWRIGHT, implementations_for
 from .measure import Session, measure
 from .rows import Row
 
-__all__ = ["LENGTHS", "long", "long_case"]
+__all__ = ["LENGTHS", "long", "long_case", "with_memory"]
 
 LENGTHS = (4096, 8192, 16384, 32768)
 HEAD_DIM = 64
@@ -57,11 +57,14 @@ def _memory_cases(dtype: str) -> Sequence[tuple[Case, str]]:
 
 
 def _memory(case: Case, impl: str, session: Session) -> Row:
-    """A call in a process of its own, so that nothing freed earlier hides what it takes."""
     session.say(f"long: memory of {impl}, {case}")
     arguments = [impl, case.variant.name, case.dtype, str(case.shape.N)]
-    command = [sys.executable, "-m", "tilewright.bench.memory", *arguments]
-    row = session.row("memory", case, impl)
+    return with_memory(session.row("memory", case, impl), "tilewright.bench.memory", arguments)
+
+
+def with_memory(row: Row, module: str, arguments: Sequence[str]) -> Row:
+    """A row with what a call adds, measured in a process of its own, so that nothing freed earlier hides it."""
+    command = [sys.executable, "-m", module, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from .agreement import Reference, reference_of
+from .agreement import reference_of
 from .cases import Case, Inputs
 from .implementations import Implementation, Prepared
 from .peak import Peak, peaks_for
 from .rows import PEAK, Row, Times
 from .timing import Rounds, Run, Timer, WallTimer, interleave
 
-__all__ = ["DEVICES", "Session", "measure"]
+__all__ = ["DEVICES", "Judge", "Session", "measure"]
 
 DEVICES = {"cpu": torch.device("cpu"), "triton": torch.device("cuda")}
+
+
+class Judge(Protocol):
+    """Knows what should come of a case."""
+
+    def complaint(self, got: Any) -> str | None:
+        """Why what a run gave is wrong, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +57,17 @@ class Session:
         return row
 
 
-def measure(suite: str, case: Case, implementations: Sequence[Implementation], session: Session) -> list[Row]:
+def measure(
+    suite: str,
+    case: Case,
+    implementations: Sequence[Implementation],
+    session: Session,
+    judge: Callable[[Case, Inputs], Judge] = reference_of,
+) -> list[Row]:
     """A row per implementation that covers the case, and one for the peak; a wrong result is an error row."""
     session.say(f"{suite}: {case}")
     inputs = case.inputs(session.device)
-    reference = reference_of(case, inputs)
+    reference = judge(case, inputs)
     tried = {i.name: _prepare(i, case, inputs, reference, session.target) for i in implementations}
     ready = {name: found for name, found in tried.items() if isinstance(found, Prepared)}
     errors = {name: found for name, found in tried.items() if isinstance(found, str)}
@@ -70,7 +83,7 @@ def measure(suite: str, case: Case, implementations: Sequence[Implementation], s
 
 
 def _prepare(
-    implementation: Implementation, case: Case, inputs: Inputs, reference: Reference, target: str
+    implementation: Implementation, case: Case, inputs: Inputs, reference: Judge, target: str
 ) -> Prepared | str | None:
     """Ready to be timed, or why not, or None where the case is not covered."""
     try:

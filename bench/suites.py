@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from ..ir.errors import TilewrightError
+from .backward import backward
 from .decode import decode
+from .determinism import determinism
 from .families import variants
 from .forward import forward
 from .huggingface import huggingface
@@ -32,6 +34,8 @@ __all__ = ["SUITES", "BenchError", "new_session", "run_bench"]
 SUITES: dict[str, Callable[[Session], list[Row]]] = {
     "forward": forward,
     "variants": variants,
+    "backward": backward,
+    "determinism": determinism,
     "long": long,
     "decode": decode,
     "varlen": varlen,

@@ -13,7 +13,10 @@ from .targets import verdicts
 
 __all__ = ["print_summary"]
 
-SHOWN = ("block_mask_ms", "resident_mb", "over_sdpa_us", "spills", "registers")  # the other extras are in the files
+SHOWN = (
+    "block_mask_ms", "resident_mb", "over_sdpa_us", "spills", "registers",
+    "runs", "equal_runs", "equal_threads", "equal_places", "equal_paddings",  # the other extras are in the files
+)  # fmt: skip
 
 
 def print_summary(rows: Sequence[Row], console: Console | None = None) -> None:

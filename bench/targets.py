@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from .backward import MEMORY_LENGTHS, VARIED, backward_cases, memory_case
+from .circumstances import KINDS
 from .decode import LENGTHS as DECODE_LENGTHS
 from .decode import decode_case
+from .determinism import bits_cases, determinism_cases
+from .differentiated import UNORDERED
 from .families import family_cases, is_against_flex
 from .forward import case_of
 from .huggingface import model_case
@@ -32,6 +37,10 @@ MASK_BUILD_GOAL_MS = 5.0
 DECODE_BANDWIDTH_GOAL = 0.8  # of reading the keys and values alone
 DECODE_SDPA_GOALS = {16: 1.0, 256: 1.0, 1024: 1.0, 4096: 1.0, 32768: 1.5}
 MODEL_GOALS = {"prefill": 1.3, "decode": 1.0}  # a whole model through transformers, against its sdpa
+TRAINING_GOALS = {("f32", "causal"): 1.6, ("bf16", "causal"): 2.0}  # forward and backward against SDPA
+TRAINING_EAGER_GOAL = 8.0
+TRAINING_MEMORY_GOAL_MB = 200.0  # scores alone would be 1024
+ORDERED_GOAL = 0.97  # of the speed of sums that are added as they come
 STARTUP_GOALS_S = {"generate-cold": 8.0, "generate-cached": 4.0}
 
 
@@ -154,6 +163,42 @@ def _long_goals() -> Iterator[Goal]:
         yield Goal(f"{case} memory", "MB", RESIDENT_GOAL_MB, False, _extra("memory", case, "resident_mb"))
 
 
+def _backward_goals() -> Iterator[Goal]:
+    for case in backward_cases("cpu"):
+        name = case.variant.name
+        if (case.dtype, name) in TRAINING_GOALS:
+            wanted, measure = TRAINING_GOALS[case.dtype, name], _speedup(str(case), "sdpa", "backward")
+            yield Goal(f"backward {case} against SDPA", "x", wanted, True, measure)
+        if name in VARIED:
+            measure = _speedup(str(case), "eager", "backward")
+            yield Goal(f"backward {case} against eager", "x", TRAINING_EAGER_GOAL, True, measure)
+    for variant in ("full", "causal", "alibi-captured"):
+        longest = str(memory_case(variant, MEMORY_LENGTHS[-1]))
+        measure = _extra("backward-memory", longest, "resident_mb")
+        yield Goal(f"backward {longest} memory", "MB", TRAINING_MEMORY_GOAL_MB, False, measure)
+
+
+def _determinism_goals() -> Iterator[Goal]:
+    for target in ("cpu", "triton"):
+        for case in determinism_cases(target):
+            measure = _speedup(str(case), TILEWRIGHT + UNORDERED, "determinism")
+            yield Goal(f"determinism {case} against as they come", "x", ORDERED_GOAL, True, measure)
+    for case in bits_cases("cpu"):
+        yield Goal(f"bits {case}: equal", "", 1.0, True, _equal_share(str(case)))
+
+
+def _equal_share(case: str) -> Measure:
+    """The smallest share of equal results among the circumstances that were compared."""
+
+    def measure(results: Results) -> float | None:
+        extra = functools.partial(results.extra, "bits", case, TILEWRIGHT)
+        pairs = [(extra(kind), extra(f"equal_{kind}")) for kind in KINDS]
+        shares = [equal / tried for tried, equal in pairs if tried and equal is not None]
+        return min(shares) if shares else None
+
+    return measure
+
+
 def _decode_goals() -> Iterator[Goal]:
     case = str(decode_case("bf16", DECODE_LENGTHS[-1]))
     yield Goal(f"decode {case} of bandwidth", "", DECODE_BANDWIDTH_GOAL, True, _share_of_bandwidth(case))
@@ -222,6 +267,7 @@ def _overhead_goal() -> Goal:
 
 
 GOALS: tuple[Goal, ...] = (
-    *_forward_goals(), *_variants_goals(), *_long_goals(), *_decode_goals(), *_varlen_goals(),
+    *_forward_goals(), *_variants_goals(), *_backward_goals(), *_determinism_goals(), *_long_goals(),
+    *_decode_goals(), *_varlen_goals(),
     *_model_goals(), *_mask_goals(), _overhead_goal(), *_startup_goals(), *_resource_goals(),
 )  # fmt: skip
