@@ -115,26 +115,29 @@ def place_lines(program: Program, target: Target) -> Program:
 
 
 def _second_grid(target: Target, line: str, tiles: Tiles) -> Grid:
-    """The grid that adds up sums per row or column."""
-    b, h = var("b"), var("h")
-    sums, place = Load("line_sums", Ref("sums", (b, h, TileAxis(line)))), index(line)
-    indices = target.at(line)
-    values = var("line_sums", Kind.FLOAT)
-    variable = str((ROW if line == "m" else COLUMN).attr)
-    if variable in target.owned:
-        indices_of_tile = tuple(TileAxis(line) if n == target.owned[variable] else x for n, x in enumerate(indices))
-        if place not in (node for item in indices_of_tile if isinstance(item, Expr) for node in walk(item)):
-            out = Ref(OUT, indices_of_tile)
-            add = Store(out, _float("line_before") + values)
-            return _grid(target.heads, (sums, Load("line_before", out), add), (line, tiles))
-    if any(place in walk(item) for item in indices):
-        return _grid(target.heads, (TileLoop(line, tiles, (sums, _scatter(indices, values))),))
-    loop = TileLoop(line, tiles, (
-        sums, Reduce("tile_sum", "sum", "line_sums", line), Let("whole_sum", _float("whole_sum") + _float("tile_sum")),
-    ))  # fmt: skip
-    out = Ref(OUT, indices)
+    """The grid that adds up sums per row or column: to an element each, to computed places, or to one element."""
+    sums = Load("line_sums", Ref("sums", (var("b"), var("h"), TileAxis(line))))
+    own = _place_of_line(target, line)
+    if own is not None:
+        store = Store(own, _float("line_before") + _float("line_sums"))
+        return _grid(target.heads, (sums, Load("line_before", own), store), (line, tiles))
+    at = target.at(line)
+    if any(index(line) in walk(item) for item in at):
+        return _grid(target.heads, (TileLoop(line, tiles, (sums, _scatter(at, _float("line_sums")))),))
+    more = Let("whole_sum", _float("whole_sum") + _float("tile_sum"))
+    loop = TileLoop(line, tiles, (sums, Reduce("tile_sum", "sum", "line_sums", line), more))
+    out = Ref(OUT, at)
     add = (Load("line_before", out), Store(out, _float("line_before") + _float("whole_sum")))
     return _grid(target.heads, (Fill("whole_sum", DType.F32, (), const(0.0)), loop, *add))
+
+
+def _place_of_line(target: Target, line: str) -> Ref | None:
+    """The tile of a line's elements; None where they lie at computed places, or are one."""
+    position = target.owned.get(str((ROW if line == "m" else COLUMN).attr))
+    others = [item for n, item in enumerate(target.at(line)) if n != position]
+    if position is None or any(index(line) in walk(item) for item in others):
+        return None
+    return Ref(OUT, tuple(TileAxis(line) if n == position else item for n, item in enumerate(target.at(line))))
 
 
 # Pairs
