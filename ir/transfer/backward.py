@@ -1,8 +1,8 @@
 """Transfer of an expert's backward program to a spec: the same passes of the mind as forward, over other names.
 
 A backward program recomputes scores `s` and weights `p` of a tile, has the gradient of the weights in `dp` and that of
-the scores in `ds`, and calls the regions `value` (a score, or a weight before it is divided), `slope` (its derivative by
-s) and `keep`. Per row it reads `base` (what a weight is made with: lse in base 2, or the row's share) and `delta`.
+the scores in `ds`, and calls the regions `value` (a score, or a weight before it is divided), `slope` (its derivative
+by s) and `keep`. Per row it reads `base` (what a weight is made with: lse in base 2, or the row's share) and `delta`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def renamed_captured(spec: AttentionSpec, taken: set[str]) -> AttentionSpec:
         return transform(expr, rename)
 
     rule = spec.normaliser
-    parts: dict[str, Any] = {part: moved(e) for part in ("sink", "weight", "after") if (e := getattr(rule, part)) is not None}
+    given = {part: getattr(rule, part) for part in ("sink", "weight", "after")}
+    parts: dict[str, Any] = {part: moved(e) for part, e in given.items() if e is not None}
     return replace(
         spec, captured=tuple(replace(t, name=names.get(t.name, t.name)) for t in spec.captured),
         score=moved(spec.score), keep=moved(spec.keep), requires=moved(spec.requires),
