@@ -77,8 +77,8 @@ class Target:
     def is_covered(self) -> bool:
         """Whether the elements of all pairs are the whole tensor."""
         sizes = {"b": "B", "h": "Hq", "i": "M", "j": "N"}
-        pairs = zip(self.term.bare, self.tensor.dims, strict=True)
-        return all(dim == 1 if name is None else dim == sizes[name] for name, dim in pairs)
+        pairs, bare = zip(self.term.bare, self.tensor.dims, strict=True), [name for name in self.term.bare if name]
+        return len(set(bare)) == len(bare) and all(dim == 1 if name is None else dim == sizes[name] for name, dim in pairs)
 
     def at(self, line: str) -> tuple[Expr, ...]:
         """The elements of a tile of rows or columns."""
@@ -147,7 +147,8 @@ def place_pairs(program: Program, target: Target) -> Program:
     """What each pair adds, added to where its indices point."""
     main = next(s for s in program.body if isinstance(s, Grid) and _stores_pairs(s))
     owned = target.owned
-    others = [item for item in target.term.indices if item is not ROW and item is not COLUMN]
+    places = (owned.get("i"), owned.get("j"))
+    others = [item for n, item in enumerate(target.term.indices) if n not in places]
     if {"i", "j"} <= owned.keys() and not any(node in (ROW, COLUMN) for item in others for node in walk(item)):
         return store_pairs(program, main, target)
     free = [dim for n, dim in enumerate(target.tensor.dims) if n not in owned.values() and isinstance(dim, str)]

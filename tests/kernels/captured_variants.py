@@ -49,6 +49,16 @@ def both_ways(q, k, v, bias):
     return weighted((scores(q, k) + bias - 0.5 * bias.mT).softmax(-1), v)
 
 
+def diagonal_bias(q, k, v, bias):
+    h = torch.arange(q.shape[1])
+    return weighted((scores(q, k) + bias[h, h]).softmax(-1), v)
+
+
+def repeated_row(q, k, v, bias):
+    i, _ = positions(q, k)
+    return weighted((scores(q, k) + bias[i[:, 0], i[:, 0]]).softmax(-1), v)
+
+
 # Rows, columns, heads, scalars
 
 
@@ -159,6 +169,8 @@ VARIANTS = {
     grouped_bias: lambda b, h, m, n: (draw(h // 2, m, n),),
     turned_bias: lambda b, h, m, n: (draw(1, h, n, m),),
     both_ways: lambda b, h, m, n: (draw(m, m),),
+    diagonal_bias: lambda b, h, m, n: (draw(h, h, m, n),),
+    repeated_row: lambda b, h, m, n: (draw(m, m, n),),
     row_temperature: lambda b, h, m, n: (draw(m).exp(),),
     key_bias: lambda b, h, m, n: (draw(b, n), documents(b, n)),
     row_and_key: lambda b, h, m, n: (draw(n),),
