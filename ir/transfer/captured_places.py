@@ -77,8 +77,9 @@ class Target:
     def is_covered(self) -> bool:
         """Whether the elements of all pairs are the whole tensor."""
         sizes = {"b": "B", "h": "Hq", "i": "M", "j": "N"}
-        pairs, bare = zip(self.term.bare, self.tensor.dims, strict=True), [name for name in self.term.bare if name]
-        return len(set(bare)) == len(bare) and all(dim == 1 if name is None else dim == sizes[name] for name, dim in pairs)
+        pairs = zip(self.term.bare, self.tensor.dims, strict=True)
+        is_whole = all(dim == 1 if name is None else dim == sizes[name] for name, dim in pairs)
+        return is_whole and sum(name is not None for name in self.term.bare) == len(self.owned)
 
     def at(self, line: str) -> tuple[Expr, ...]:
         """The elements of a tile of rows or columns."""

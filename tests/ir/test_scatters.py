@@ -145,6 +145,13 @@ def test_an_input_is_not_added_to():
         interpret(program, arguments(), sizes={"T": 40})
 
 
+def test_cpu_scatters_rows_and_columns():
+    old = "                scatter_add(y[h, place[i, j]], double, where=(s != 0.0) & (j != 3))"
+    new = old + "\n                for t in tiles(T, 16):\n                    scatter_add(w[()], f32(i + j + index(t)))"
+    with pytest.raises(LoweringError, match="scatters rows x columns"):
+        CpuTarget().lower(parse_program(edited(old, new)), "avx2")
+
+
 def test_cpu_sums_whole_tiles_only():
     text = edited("            scatter_add(w[()], row)", "            top = reduce_max(row, axis=m)\n            store(w[()], top)")
     with pytest.raises(LoweringError, match="sums whole tiles"):

@@ -13,17 +13,19 @@ from _pytest.mark import ParameterSet
 from torch import Tensor
 
 import tilewright as tw
-from tilewright.ir.errors import UnsupportedSpec, VerificationError
+from tilewright.ir.errors import ScheduleError, UnsupportedSpec, VerificationError
 from tilewright.ir.gradient import Backward, differentiate, reference_backward
 from tilewright.ir.interpreter import explore
 from tilewright.ir.lift import lift
 from tilewright.ir.parser import parse_program
 from tilewright.ir.reference import reference
 from tilewright.ir.spec import NormaliserKind
+from tilewright.ir.transfer.captured import transfer_captured
 from tilewright.kernels.dtypes import as_array
 from tilewright.kernels.gradients.captured import CapturedKernel, compile_captured, compile_term
 from tilewright.kernels.gradients.gradient import Known
 from tilewright.kernels.gradients.oracle import expect_gradients, output_gradient
+from tilewright.kernels.references import reference_program
 
 from . import captured_variants as variants
 from .captured_variants import SQUARE, VARIANTS, draw
@@ -272,3 +274,19 @@ def test_a_target_that_cannot_scatter_says_so():
     backward = differentiate(lift(variants.buckets, tensors_of(variants.buckets, (1, 2, 20, 20))))
     with pytest.raises(UnsupportedSpec, match=r"gradient of captured tensor table: table\[.*several pairs meet; target triton"):
         compile_captured(backward, 0, "triton", "sm_80")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("    d_o: f32[B, Hq, M, Dv],", "    do: f32[B, Hq, M, Dv],", "has no parameter 'd_o', which a gradient needs"),
+        ("p * (dp - delta_tile)", "(dp - delta_tile) * p", r"has no ds = … p \* \(dp - delta_tile\)"),
+    ],
+)
+def test_reference_programs_of_another_form(old, new, reason):
+    text = str(reference_program("captured_rows"))
+    assert old in text
+    program = parse_program(text.replace(old, new).replace("load(d_o", "load(do" if "d_o" in old else "load(d_o"))
+    backward = differentiate(lift(variants.gate, tensors_of(variants.gate, (1, 2, 20, 20))))
+    with pytest.raises(ScheduleError, match=reason):
+        transfer_captured(program, backward, 0, 0)
