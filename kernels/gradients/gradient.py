@@ -115,6 +115,8 @@ class Gradient:
             if classes is None:
                 classes = block_classes(self.spec, self.tile, sizes, captured)
             found = make_tables(classes, sizes, self.order).to(device)
+            if self.compiled.lowered.target == "cpu":
+                found = found.head_by_head()
             with self._lock:
                 if len(self._tables) >= MAX_TABLES:
                     self._tables.clear()

@@ -7,7 +7,7 @@ sequence has the same order, and so the same bits, in any place of a batch, on a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,10 +53,22 @@ class Tables:
         """The sizes of a run that the tables decide."""
         return {"Jobs": len(self.jobs), "Lists": len(self.lists), "Visits": len(self.visits)}
 
+    def head_by_head(self) -> Tables:
+        """The same plan with a head's jobs one after the other: a few workers then find its tensors in their caches.
+
+        Ranks count the jobs of one head, so that neither bits nor freedom from deadlock depend on how heads take turns; a
+        plan that needs several workers at once stays as it is.
+        """
+        if self.min_resident > 1:
+            return self
+        heads = self.jobs[:, 0].long() * (int(self.jobs[:, 1].max()) + 1) + self.jobs[:, 1] if len(self.jobs) else 0
+        order = torch.argsort(torch.as_tensor(heads), stable=True)
+        return replace(self, jobs=self.jobs[order].contiguous())
+
     def to(self, device: torch.device) -> Tables:
         """The same tables in a device's memory."""
-        moved = [table.to(device) for table in (self.jobs, self.lists, self.visits)]
-        return Tables(moved[0], moved[1], moved[2], self.min_resident, self.digests)
+        jobs, lists, visits = (table.to(device) for table in (self.jobs, self.lists, self.visits))
+        return replace(self, jobs=jobs, lists=lists, visits=visits)
 
 
 def block_classes(

@@ -106,3 +106,16 @@ def test_tables_grow_with_tiles_not_heads() -> None:
     many = make_tables(block_classes(spec_of(CAUSAL), TILE, many_sizes, {}), many_sizes, Order())
     assert len(many.visits) <= 2 * len(few.visits)
     assert len(many.jobs) == 8 * 32 * 3
+
+
+def test_heads_in_a_row_keep_their_own_order() -> None:
+    tables = make_tables(block_classes(spec_of(CAUSAL), TILE, SIZES, {}), SIZES, Order())
+    moved = tables.head_by_head()
+    heads = [(b, g) for b, g, *_ in moved.jobs.tolist()]
+    assert heads == sorted(heads)
+    for head in set(heads):
+        of_head = [job for job in tables.jobs.tolist() if (job[0], job[1]) == head]
+        assert [job for job in moved.jobs.tolist() if (job[0], job[1]) == head] == of_head
+    greedy = make_tables(block_classes(spec_of(CAUSAL), TILE, SIZES, {}), SIZES, Order("greedy", workers=4))
+    if greedy.min_resident > 1:
+        assert greedy.head_by_head() is greedy
