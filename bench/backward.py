@@ -65,7 +65,7 @@ def memory_case(variant: str, length: int) -> Training:
 
 
 def backward(session: Session) -> list[Row]:
-    """Tilewright (deterministic), SDPA and eager; on a GPU SDPA's backends and FlexAttention. Memory on the CPU only."""
+    """Tilewright (deterministic), SDPA and eager; on a GPU SDPA's backends and FlexAttention. Memory on the CPU."""
     rows = []
     for case in backward_cases(session.target):
         rows += measure("backward", case, _compared(case, session.target), session, expected_of)

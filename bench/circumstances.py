@@ -23,12 +23,17 @@ PADDINGS = (1, 100, 333)  # positions behind a sequence
 KINDS = ("runs", "threads", "places", "paddings")
 
 
-def _attend_padded(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
-    """Causal attention of the first `length` positions; the others are padding."""
-    i = torch.arange(q.shape[2], device=q.device)[:, None]
-    j = torch.arange(k.shape[2], device=q.device)
-    scores: Tensor = q @ k.mT * q.shape[-1] ** -0.5
-    return scores.masked_fill((j > i) | (i >= length), float("-inf")).softmax(-1) @ v
+def _padded(*, leaves_out_rows: bool) -> Callable[..., Tensor]:
+    """Causal attention to the first `length` keys, of all rows or of as many."""
+
+    def spec(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
+        i = torch.arange(q.shape[2], device=q.device)[:, None]
+        j = torch.arange(k.shape[2], device=q.device)
+        out = (j > i) | ((i if leaves_out_rows else j) >= length)
+        scores: Tensor = q @ k.mT * q.shape[-1] ** -0.5
+        return scores.masked_fill(out, float("-inf")).softmax(-1) @ v
+
+    return spec
 
 
 def _whole(heads: int, length: int, device: torch.device) -> Captured:
@@ -36,7 +41,10 @@ def _whole(heads: int, length: int, device: torch.device) -> Captured:
     return (torch.tensor(length, device=device),)
 
 
-PADDED = Variant("padded", _attend_padded, causal_pairs, captured=_whole, is_flex=False)
+PADDED = tuple(
+    Variant(name, _padded(leaves_out_rows=is_rows), causal_pairs, captured=_whole, is_flex=False)
+    for name, is_rows in (("padded-keys", False), ("padded-rows", True))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,7 @@ class Probe:
         found = {"runs": self.runs(), "places": self.places()}
         if not self.inputs.q.is_cuda:
             found["threads"] = self.threads()
-        if self.case.variant is PADDED:
+        if self.case.variant in PADDED:
             found["paddings"] = self.paddings()
         return {kind: found[kind] for kind in KINDS if kind in found}
 
@@ -96,7 +104,7 @@ class Probe:
         return self.run_of(case, Inputs(q, k, v, self.inputs.captured), d_o)()
 
     def paddings(self) -> Bits:
-        """The sequence with positions behind it that its mask leaves out, whatever they hold."""
+        """The sequence with positions behind it that its mask leaves out, and whose outputs nobody uses."""
         length = self.case.shape.N
         alone = self.run_of(self.case, self.inputs)()
         return compare_bits(alone, ((f"padding {n}", self._with_padding(n, length)) for n in PADDINGS))
@@ -106,7 +114,7 @@ class Probe:
         case = replace(self.case, shape=shape._replace(M=length + count, N=length + count))
         longer = case.inputs(self.inputs.q.device)
         q, k, v = (_behind(x, others) for x, others in zip(self._main, longer.tensors, strict=False))
-        d_o = _behind(self.case.output_gradient(self.inputs), case.output_gradient(longer))
+        d_o = _behind(self.case.output_gradient(self.inputs), torch.zeros_like(longer.q))
         found = self.run_of(case, Inputs(q, k, v, self.inputs.captured), d_o)()
         return {name: tensor[:, :, :length] for name, tensor in found.items()}
 

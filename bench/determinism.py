@@ -46,7 +46,7 @@ def bits_cases(target: str) -> list[Training]:
     names = CHECKED if target == "cpu" else CHECKED[:3]
     return [
         *(trained(name, dtype, shape) for dtype in dtypes for name in names),
-        *(Training(PADDED, dtype, shape) for dtype in dtypes),
+        *(Training(variant, dtype, shape) for dtype in dtypes for variant in PADDED),
     ]
 
 

@@ -1,8 +1,9 @@
-"""Everything to do on a GPU in one go: `python -m tilewright.bench.gpu [FOLDER]`.
+"""Everything to do on a GPU in one go: `python -m tilewright.bench.gpu [FOLDER [SUITE …]]`.
 
 Runs the tests marked gpu, several processes at once, then one suite after the other with target triton, each in a
 process of its own and with seconds of its own. Writes gpu-tests.txt, gpu.json and gpu.html to FOLDER (default: $OUT,
-else out), whatever fails or takes too long. Made to end within nine minutes on one GPU.
+else out), whatever fails or takes too long. Made to end within nine minutes on one GPU. Suites that are named run
+alone, without the tests, and share the time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,21 +50,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("bench.gpu: torch sees no NVIDIA GPU on this machine", file=sys.stderr)
         return 2
+    named = given[1:]
+    if unknown := [name for name in named if name not in SUITES]:
+        print(f"bench.gpu: no suite {', '.join(unknown)}; wanted some of {', '.join(SUITES)}", file=sys.stderr)
+        return 2
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + TOTAL_S
-    is_tested = _test(folder / "gpu-tests.txt")
-    rows, is_whole = _measure(folder, end)
+    is_tested = bool(named) or _test(folder / "gpu-tests.txt")
+    share = dict.fromkeys(named, (TOTAL_S - GRACE_S) / max(1, len(named))) if named else SUITE_S
+    rows, is_whole = _measure(folder, end, share)
     missing = [row for row in rows if row.impl == TILEWRIGHT and row.error]
     for row in missing:
         print(f"{row.suite}: {row.case}: {row.error}", file=sys.stderr)
     return 0 if is_tested and is_whole and not missing else 1
 
 
-def _measure(folder: Path, end: float) -> tuple[list[Row], bool]:
+def _measure(folder: Path, end: float, share: Mapping[str, float]) -> tuple[list[Row], bool]:
     """The rows of every suite, written anew after each; whether all suites ended by themselves."""
     rows: list[Row] = []
     is_whole = True
-    for suite, seconds in SUITE_S.items():
+    for suite, seconds in share.items():
         given = min(seconds, end - time.monotonic() - GRACE_S)
         found, is_done = _suite(suite, folder / f"gpu-{suite}.json", given) if given > 0 else ([], False)
         print(f"{suite}: {len(found)} rows{'' if is_done else ', not all: out of time or failed'}", file=sys.stderr)

@@ -65,6 +65,16 @@ def test_the_exit_code_tells_tests_and_kernels(
     assert (tmp_path / "out" / "gpu.html").exists()
 
 
+def test_named_suites_share_the_time(mock_gpu, monkeypatch: pytest.MonkeyPatch, tmp_path, timed_row, capsys) -> None:
+    asked = []
+    monkeypatch.setattr(gpu, "_suite", lambda suite, file, s: (asked.append((suite, s)), ([timed_row("a", "x", 1.0)], True))[1])
+    assert gpu.main([str(tmp_path), "determinism", "backward"]) == 0
+    assert [name for name, _ in asked] == ["determinism", "backward"]
+    assert all(200 < seconds <= gpu.TOTAL_S / 2 for _, seconds in asked)
+    assert gpu.main([str(tmp_path), "sideways"]) == 2
+    assert "no suite sideways; wanted some of forward, " in capsys.readouterr().err
+
+
 def test_all_suites_exist_and_fit() -> None:
     assert gpu.SUITE_S.keys() <= SUITES.keys()
     assert gpu.TEST_S + sum(gpu.SUITE_S.values()) <= 560
