@@ -243,6 +243,8 @@ class RunWriter:
                 terms[name] = known[name]
                 continue
             axes = self.frame.shapes.names[name].axes
+            if len(axes) > 1 and axes[-1] != axis:
+                raise LoweringError(f"{name}: the cpu target mixes no tiles of axes {list(axes)} with their transposes")
             if axes == (axis,):
                 terms[name] = Term(f"load({identifier(name)} + c * W)", node.kind, wide=True)
             elif len(axes) == 1:
