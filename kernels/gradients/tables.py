@@ -56,8 +56,8 @@ class Tables:
     def head_by_head(self) -> Tables:
         """The same plan with a head's jobs one after the other: a few workers then find its tensors in their caches.
 
-        Ranks count the jobs of one head, so that neither bits nor freedom from deadlock depend on how heads take turns; a
-        plan that needs several workers at once stays as it is.
+        Ranks count the jobs of one head, so that neither bits nor freedom from deadlock depend on how heads take turns;
+        a plan that needs several workers at once stays as it is.
         """
         if self.min_resident > 1:
             return self
