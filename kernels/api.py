@@ -20,7 +20,7 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     spec: Callable[..., Any] | AttentionSpec,
     target: str = "auto",
     backward: bool = False,
-    deterministic: bool = False,
+    deterministic: bool | str = False,
     engine: str = "rules",
     *,
     arch: str | None = None,
@@ -35,7 +35,8 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     on one). backward: the kernel may be differentiated, by q, k, v and floating captured tensors; the backward is
     compiled and verified at the first call with a tensor that requires grad. deterministic: gradients have the
     same bits in every run, for any number of threads and in any place of a batch (the forward always has);
-    torch.use_deterministic_algorithms(True) asks for that as well. arch: the target's architecture (None: this
+    torch.use_deterministic_algorithms(True) asks for that as well; "safe" (as True) or "greedy" names the planner's
+    mode. arch: the target's architecture (None: this
     machine's). example: (q, k, v, *captured) to trace with at once; without it tracing waits for the first call.
     verify: check each specialisation against the function in fp64.
 

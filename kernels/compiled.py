@@ -99,11 +99,11 @@ class Compiled:
         """Launch this way, with nothing to build; None leaves it to `launch`."""
         self._launch = launch
 
-    def run(self, tensors: Sequence[torch.Tensor], sizes: dict[str, int]) -> dict[str, torch.Tensor]:
-        """Allocate the outputs, launch, and return them by name."""
+    def run(self, tensors: Sequence[torch.Tensor], sizes: dict[str, int], **options: int) -> dict[str, torch.Tensor]:
+        """Allocate the outputs, launch, and return them by name. options: of programs that add in order."""
         outputs = {p.name: self.empty(p, sizes, tensors[0].device) for p in self.outputs}
         named = dict(zip((spec.name for spec in self.inputs), tensors, strict=True)) | outputs
-        self.launch()([named[p.name] for p in self.program.params], sizes)
+        self.launch()([named[p.name] for p in self.program.params], sizes, **options)
         return outputs
 
     def empty(self, param: Param, sizes: dict[str, int], device: torch.device) -> torch.Tensor:

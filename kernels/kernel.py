@@ -271,7 +271,7 @@ class Kernel(Runner):
 
         compiled = self.compiled
         if self.is_differentiable and compiled.gradient is None and compiled.spec is not None:
-            is_ordered = self._options.deterministic
+            is_ordered = bool(self._options.deterministic)
             target, arch = compiled.lowered.target, compiled.lowered.arch
             compiled.gradient = compile_backward(differentiate(compiled.spec), target, arch, is_ordered=is_ordered)
             compiled.is_ordered = is_ordered

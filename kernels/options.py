@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.errors import UnsupportedSpec
+from .gradients.order import Order
 
 __all__ = ["Options"]
 
@@ -13,6 +14,7 @@ NOT_YET = {
     "llm": "engine 'llm' is not available in this release; use engine='rules'",
 }
 TARGETS = ("auto", "cpu", "triton")
+PLANS = ("safe", "greedy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,14 @@ class Options:
     """target: auto, cpu or triton. arch: the target's, None for this machine's. verify: check when built.
 
     backward: calls may be differentiated. deterministic: gradients have the same bits in every run (the forward always
-    has); `torch.use_deterministic_algorithms(True)` asks for that as well.
+    has); `torch.use_deterministic_algorithms(True)` asks for that as well. A string names the planner's mode: "safe"
+    runs on any number of workers, "greedy" is closer to the bound and gives way to "safe" where too few run at once.
     """
 
     target: str = "auto"
     arch: str | None = None
     backward: bool = False
-    deterministic: bool = False
+    deterministic: bool | str = False
     engine: str = "rules"
     verify: bool = True
 
@@ -37,8 +40,15 @@ class Options:
                 raise UnsupportedSpec(NOT_YET[asked])
         if self.target not in TARGETS:
             raise UnsupportedSpec(f"target {self.target!r}: wanted one of {', '.join(TARGETS)}")
+        if isinstance(self.deterministic, str) and self.deterministic not in PLANS:
+            raise UnsupportedSpec(f"deterministic={self.deterministic!r}: wanted True, False, {' or '.join(PLANS)}")
         if self.engine != "rules":
             raise UnsupportedSpec(f"engine {self.engine!r}: wanted 'rules'")
+
+    @property
+    def order(self) -> Order:
+        """The plans of a backward whose additions are in order."""
+        return Order(self.deterministic) if isinstance(self.deterministic, str) else Order()
 
     def resolve_target(self, device_type: str) -> str:
         """The target for tensors on a device: `auto` is triton for tensors on a GPU, else cpu."""

@@ -34,10 +34,14 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result. `method` says what was run: the built kernel, or the program in the interpreter."""
+    """The result. `method` says what was run: the built kernel, or the program in the interpreter.
+
+    notes: what else a user should know, such as a plan that was not taken.
+    """
 
     rows: tuple[CaseResult, ...]
     method: str = "built kernel"
+    notes: tuple[str, ...] = ()
 
     @property
     def cases(self) -> int:
@@ -80,7 +84,7 @@ class Report:
             elif not row.passed:
                 found = f"error {row.error:.3e}, budget {row.budget:.3e} {row.note}"
                 lines.append(f"  FAILED  {row.name} {row.output}: {found}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for manifests and caches."""

@@ -30,9 +30,9 @@ def add_backward(compiled: Compiled, subject: Subject, options: Options) -> None
     Raises UnsupportedSpec for what has no gradient; a wrong result is in the report.
     """
     target, arch = compiled.lowered.target, compiled.lowered.arch
-    found = compile_backward(differentiate(subject.spec), target, arch, is_ordered=options.deterministic)
-    compiled.gradient, compiled.is_ordered = found, options.deterministic
-    gradient = Gradient(found, subject.spec)
+    found = compile_backward(differentiate(subject.spec), target, arch, is_ordered=bool(options.deterministic))
+    compiled.gradient, compiled.is_ordered = found, bool(options.deterministic)
+    gradient = Gradient(found, subject.spec, options.order)
 
     def built(tensors: Sequence[torch.Tensor], d_o: torch.Tensor) -> dict[str, torch.Tensor]:
         sizes = {**compiled.fixed, **bind_sizes(subject.spec.tensors, tensors)}

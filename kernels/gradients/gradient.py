@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from ...ir.errors import ScheduleError
 from ...ir.gradient import Backward
 from ...ir.program import TileAt, statements
 from ...ir.spec import AttentionSpec
@@ -18,11 +19,13 @@ from ...schedules.tuning import backward_form, choose_backward
 from ..arguments import bind_sizes
 from ..compiled import Compiled, Stages, lower_program
 from ..references import reference_program
+from ..report import Report
 from .tables import Order, Tables, block_classes, is_data_dependent, make_tables
 
 __all__ = ["Gradient", "Known", "arguments", "compile_backward"]
 
 MAX_TABLES = 64
+SAFE = "safe"
 OUTPUTS = ("dq", "dk", "dv")
 
 
@@ -86,25 +89,42 @@ class Gradient:
         asked = self.given(tensors, known)
         if asked is None:
             return tuple(torch.zeros_like(tensor) for tensor in tensors[:3])
-        found = self.compiled.run(*asked)
+        found = self._run(*asked)
+        if found is None:  # the safe plan from now on
+            return self(tensors, known)
         return found["dq"], found["dk"], found["dv"]
+
+    def _run(self, given: list[torch.Tensor], sizes: dict[str, int], resident: int) -> dict[str, torch.Tensor] | None:
+        """The gradients; None where the plan needs more workers at once than there are, which then is in the report."""
+        if resident == 1:
+            return self.compiled.run(given, sizes)
+        try:
+            return self.compiled.run(given, sizes, least_workers=resident)
+        except ScheduleError as error:
+            report, self.order = self.compiled.report or Report(()), replace(self.order, mode=SAFE)
+            note = f"the {SAFE} plan is used: {str(error).splitlines()[0]}"
+            self.compiled.report = replace(report, notes=(*report.notes, note))
+            return None
 
     def given(
         self, tensors: Sequence[torch.Tensor], known: Known
-    ) -> tuple[list[torch.Tensor], dict[str, int]] | None:
-        """What the program takes, tables included, and all sizes; None where there is nothing to compute."""
+    ) -> tuple[list[torch.Tensor], dict[str, int], int] | None:
+        """What the program takes, tables included, all sizes, and how many workers must run at once.
+
+        None where there is nothing to compute.
+        """
         sizes = {**self.compiled.fixed, **bind_sizes(self.spec.tensors, tensors)}
         if 0 in (sizes["B"], sizes["Hq"], sizes["M"], sizes["N"]):
             return None
         tables = self.tables(sizes, tensors)
         of_tables = {"jobs": tables.jobs, "lists": tables.lists, "visits": tables.visits}
-        return arguments(self.compiled, tensors, known, of_tables), sizes | tables.sizes
+        return arguments(self.compiled, tensors, known, of_tables), sizes | tables.sizes, tables.min_resident
 
     def tables(self, sizes: Mapping[str, int], tensors: Sequence[torch.Tensor]) -> Tables:
         """The tables for these sizes and captured tensors, on their device; made where the mask's tiles are new."""
         own = {name: size for name, size in sizes.items() if name not in ("D", "Dv")}
         device = tensors[0].device
-        key: object = (device, *sorted(own.items()))
+        key: object = (device, self.order, *sorted(own.items()))
         captured = {t.name: x for t, x in zip(self.spec.tensors, tensors, strict=True)}
         classes = None
         if is_data_dependent(self.spec):

@@ -62,7 +62,7 @@ class Gradients:
     @property
     def is_ordered(self) -> bool:
         """Whether sums must be added in one order now: asked for here, or of torch."""
-        return self._options.deterministic or torch.are_deterministic_algorithms_enabled()
+        return bool(self._options.deterministic) or torch.are_deterministic_algorithms_enabled()
 
     @property
     def main(self) -> Gradient:
@@ -129,7 +129,7 @@ class Gradients:
         compiled = compile_backward(
             self._derived, self._target, self._options.arch, is_ordered=is_ordered, stages=stages
         )
-        gradient = Gradient(compiled, self.spec)
+        gradient = Gradient(compiled, self.spec, self._options.order if is_ordered else None)
         if self._options.verify and runs_here(self._target):
             run = functools.partial(self._main_of, gradient)
             compiled.report = verify_backward(compiled, run, self._subject, self._asked)

@@ -18,20 +18,12 @@ from ...ir.expr import Op, free_vars, loads, walk
 from ...ir.spec import AttentionSpec
 from ...schedules import Plan, plan_backward
 from ..dtypes import as_array
+from .order import Order
 
 __all__ = ["Order", "Tables", "block_classes", "make_tables"]
 
 Classes = npt.NDArray[np.int8]
 Ints = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """How plans are made: the planner's mode or an order's name, for how many workers, and whether it compares some."""
-
-    mode: str = "safe"
-    workers: int = 132
-    search: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,11 +240,11 @@ def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
                 writer.add(f"if ({identifier(variable)} * {extent.tile} >= {extents[variable]}) return;")
             writer.bind_tile(variable)
     memory = [n for n in sorted(buffers & inside) if not _is_alias(text, grid, n)]
-    taken = in_place(grid, text.storage, frozenset(memory))
-    memory = [n for n in memory if n not in taken]
+    moved = in_place(grid, text.storage, frozenset(memory))
+    memory = [n for n in memory if n not in moved]
     _check_stack(text, grid, memory)
     writer.declare_buffers(memory)
-    for new, old in taken.items():
+    for new, old in moved.items():
         writer.add(f"float* const {identifier(new)} = {identifier(old)};")
     writer.body(grid.body)
     return GridText(name, print_statement(grid).removesuffix(":"), [identifier(n) for n in grid.names],

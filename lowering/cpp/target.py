@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...ir.errors import Deadlock
+from ...ir.errors import Deadlock, ScheduleError
 from ...ir.program import Program
 from ..build import build_shared_library, load_shared_library
 from ..target import Launch, Lowered
@@ -71,12 +71,21 @@ class CpuLaunch:
         self._addresses = tuple(sum(1 + 2 * rank for rank in ranks[:n]) for n in range(len(ranks)))
         self._array = ctypes.c_int64 * (sum(1 + 2 * rank for rank in ranks) + len(self._sizes) + 1)
 
-    def __call__(self, tensors: Sequence[Any], sizes: Mapping[str, int], most_spins: int = 0) -> None:
+    def __call__(
+        self, tensors: Sequence[Any], sizes: Mapping[str, int], most_spins: int = 0, least_workers: int = 1
+    ) -> None:
         """Run on the program's parameters in order; every size by name.
+
+        least_workers: how many threads must run at once for no wait to last forever (a plan's residency);
+        ScheduleError, before anything runs, where there are fewer.
 
         most_spins: looks after which a wait to add in order gives up; 0, the default, waits as long as it takes.
         Raises Deadlock, naming rank and tile, for a wait that gave up; results mean nothing then.
         """
+        workers = self._thread_counter(sizes)()
+        if workers < least_workers:
+            reason = f"its order needs {least_workers} threads at once and it runs on {workers}"
+            raise ScheduleError(f"{self._name}: {reason}; take the safe plan, or more threads")
         launch = self.bind(tensors, sizes, len(tensors))
         if not most_spins or self._limit is None:
             launch(tensors)
@@ -108,7 +117,6 @@ class CpuLaunch:
     def bind(self, tensors: Sequence[Any], sizes: Mapping[str, int], given: int) -> Callable[[Sequence[Any]], None]:
         """A launch for tensors of these shapes and strides, which is given the first `given` of them; the others,
         contiguous outputs that nobody reads, go to workspace. It may be called by several threads at once."""
-        import torch
 
         values: list[int] = []
         for tensor in tensors:
@@ -119,8 +127,13 @@ class CpuLaunch:
         for position, tensor in zip(self._addresses[given:], tensors[given:], strict=True):
             spare[position] = needed
             needed += _rounded(tensor.numel() * tensor.element_size())
-        count_threads = _one_thread if self._is_small(sizes) else torch.get_num_threads
-        return self._bound(frame, needed, spare, count_threads)
+        return self._bound(frame, needed, spare, self._thread_counter(sizes))
+
+    def _thread_counter(self, sizes: Mapping[str, int]) -> Callable[[], int]:
+        """How many threads a launch of these sizes takes, asked anew at every launch."""
+        import torch
+
+        return _one_thread if self._is_small(sizes) else torch.get_num_threads
 
     def _is_small(self, sizes: Mapping[str, int]) -> bool:
         """Whether one thread is done before others would have begun."""

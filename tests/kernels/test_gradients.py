@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import tilewright as tw
-from tilewright.ir.dtypes import DType
+from tilewright.ir.dtypes import DType, Kind
 from tilewright.ir.errors import UnsupportedSpec
-from tilewright.ir.spec import S
+from tilewright.ir.expr import load
+from tilewright.ir.spec import COLUMN, ROW, AttentionSpec, S, TensorSpec
 from tilewright.kernels.gradients import gradients as module
 
 from .conftest import causal_eager, causal_spec, qkv
@@ -203,6 +204,40 @@ def test_torch_asks_for_the_same_bits() -> None:
     assert "after=" not in str(free)
     d_o = torch.randn(tensors[0].shape)
     assert_near(gradients(kernel, tensors, d_o), gradients(causal_eager, tensors, d_o))
+
+
+def test_a_greedy_plan_gives_way_where_too_few_can_run() -> None:
+    """One thread cannot carry out a plan that needs several at once: the safe plan runs, and the report says so."""
+    blocks = torch.rand(16, 8, generator=torch.Generator().manual_seed(0)) < 0.3
+    mask = blocks.repeat_interleave(64, 0).repeat_interleave(128, 1)
+    keep = load("mask", (ROW, COLUMN), Kind.BOOL)
+    spec = AttentionSpec(
+        "sparse", DType.F32, 16, 16, captured=(TensorSpec("mask", DType.BOOL, ("M", "N")),), score=S * 0.25, keep=keep
+    )
+    kernel = tw.compile(spec, backward=True, deterministic="greedy", verify=False)
+    tensors = leaves(1, 4, 1024, 1024, group=1)
+    d_o, threads = torch.randn(tensors[0].shape), torch.get_num_threads()
+    gradient = kernel.gradients_for((*tensors, mask)).main
+    assert gradient.order.mode == "greedy"
+    torch.set_num_threads(1)
+    try:
+        got = gradients(lambda *t: kernel(*t, mask), tensors, d_o)
+    finally:
+        torch.set_num_threads(threads)
+    assert gradient.order.mode == "safe"
+    assert "the safe plan is used" in str(gradient.compiled.report)
+    assert "threads at once and it runs on 1" in str(gradient.compiled.report)
+
+    def eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q @ k.transpose(-1, -2) * 0.25).masked_fill(~mask, float("-inf"))
+        return torch.softmax(scores, -1).nan_to_num() @ v
+
+    assert_near(got[1:], gradients(eager, tensors, d_o)[1:])
+
+
+def test_a_plan_s_mode_is_checked() -> None:
+    with pytest.raises(UnsupportedSpec, match="deterministic='fast': wanted True, False, safe or greedy"):
+        tw.compile(causal_spec(), deterministic="fast")
 
 
 # torch's other ways
