@@ -80,7 +80,7 @@ def bits_row(case: Training, impl: str, session: Session) -> Row:
 
 
 def _counts(found: Mapping[str, Bits]) -> dict[str, float]:
-    counts = {}
+    counts: dict[str, float] = {}
     for kind, bits in found.items():
         counts |= {kind: float(bits.tried), f"equal_{kind}": float(bits.equal)}
     return counts

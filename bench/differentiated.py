@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from .training import Outcome, Training
 __all__ = ["DIFFERENTIATED", "MAKERS", "UNORDERED", "Attention", "differentiated_for", "gradients_of"]
 
 UNORDERED = "-unordered"  # ends the name of a form that adds as it comes, where that is not a form's only one
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]  # o as a tensor
 Around = Callable[[], AbstractContextManager[object]]
 CPU, GPU = frozenset({"cpu"}), frozenset({"triton"})
 
@@ -108,7 +109,8 @@ def _sdpa_backend(
 
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(backend):
-            return plain.forward(q, k, v)
+            o: Tensor = plain.forward(q, k, v)
+        return o
 
     return Attention(forward, around)
 
@@ -140,14 +142,15 @@ def _eager(case: Training, inputs: Inputs, target: str) -> Attention:
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """As after torch.use_deterministic_algorithms(True), less its filling of new memory, which is for finding bugs."""
-    was_on, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    filling: Any = torch.utils.deterministic
+    was_on, filled = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was_on)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        filling.fill_uninitialized_memory = filled
 
 
 def _flash(around: Around) -> Make:

@@ -1,6 +1,6 @@
 """Train a small language model on Python's own source twice, and see that every weight has the same bits.
 
-    python examples/training/train.py [--steps 150] [--width 64] [--layers 2] [--out docs/determinism]
+    python examples/training/train.py [--steps 150] [--width 64] [--layers 2] [--out out]
 
 A decoder that reads bytes, with ALiBi attention written as a plain PyTorch function. Its slopes are learned: they are a
 captured tensor, and get their gradient from the compiled kernel like q, k and v. Writes loss.json and, with matplotlib
