@@ -11,7 +11,7 @@ from ..ir.dtypes import DType
 Tiles = tuple[tuple[int, tuple[int, int]], ...]  # by widest head dimension, up to and including: rows x columns
 
 BACKWARD_TILES: dict[str, Tiles] = {
-    "sm_80": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (16, 32))),
+    "sm_80": ((64, (64, 64)), (128, (32, 128)), (1 << 30, (16, 32))),
     "sm_90": ((64, (64, 64)), (128, (64, 64)), (1 << 30, (32, 32))),
     "sm_100": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (32, 32))),
     "sm_120": ((64, (64, 64)), (128, (32, 64)), (1 << 30, (16, 32))),

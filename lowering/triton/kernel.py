@@ -44,8 +44,9 @@ from .turns import TAKE_NEXT, is_ordered, look_up_again, open_tickets
 class Kernel:
     """One kernel of the file: its name, what it takes, its body, and what launching and tuning ask of it.
 
-    `merge`: the function that the last instance of each group calls, see arrivals.py. `turns`: counters of the
-    additions in order that it makes, see turns.py; there are some just where its programs take instances in order.
+    `products`: how many different tiles are products. `merge`: the function that the last instance of each group calls,
+    see arrivals.py. `turns`: counters of the additions in order that it makes, see turns.py; there are some just where
+    its programs take instances in order.
     """
 
     name: str
@@ -386,7 +387,7 @@ class KernelWriter:
             grid=self.grid,
             stages=max(stages, default=None),
             has_wide_loads=self._has_wide_loads,
-            products=sum(isinstance(s, Gemm) for s in inside),
+            products=len({s.name for s in inside if isinstance(s, Gemm)}),
             restores=tuple(dict.fromkeys(s.target.name for s in inside if isinstance(s, ReduceAdd))),
             turns=tuple(self.turns),
         )

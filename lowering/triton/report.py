@@ -34,7 +34,7 @@ Place = tuple[int, ...]  # an argument, by position, as Triton names it
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One kernel, compiled: registers a thread, instructions that spill, shared bytes a block."""
+    """One kernel, compiled: registers and spilled bytes a thread, instructions that spill, shared bytes a block."""
 
     kernel: str
     arch: str
@@ -42,6 +42,7 @@ class Report:
     stages: int
     registers: int
     spills: int
+    spill_bytes: int
     shared_bytes: int
     tensor_core_instructions: int
     seconds: float
@@ -74,9 +75,9 @@ def _report(module: Module, kernel: Kernel, function: Any, arch: str, config: tu
     except Exception as error:
         raise BuildError(f"Triton cannot compile {kernel.name} for {arch}: {error}") from error
     seconds = time.perf_counter() - begin
-    registers, spills, products = _read_machine_code(built.asm["cubin"], arch)
+    registers, spill_bytes, spills, products = _read_machine_code(built.asm["cubin"], arch)
     return Report(
-        kernel.name, arch, warps, stages, registers, spills, built.metadata.shared, products, seconds
+        kernel.name, arch, warps, stages, registers, spills, spill_bytes, built.metadata.shared, products, seconds
     )  # fmt: skip
 
 
@@ -98,8 +99,8 @@ def _signature(
     return signature, constants, {(n,): [["tt.divisibility", 16]] for n in aligned}
 
 
-def _read_machine_code(cubin: bytes, arch: str) -> tuple[int, int, int]:
-    """Registers, spilling instructions, tensor-core instructions."""
+def _read_machine_code(cubin: bytes, arch: str) -> tuple[int, int, int, int]:
+    """Registers, bytes of the stack, spilling instructions, tensor-core instructions."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder) / f"{arch}.cubin"
         path.write_bytes(cubin)
@@ -108,7 +109,7 @@ def _read_machine_code(cubin: bytes, arch: str) -> tuple[int, int, int]:
     found = RESOURCES.search(usage)
     if found is None:
         raise BuildError(f"cuobjdump reports no resources for {arch}:\n{usage[:400]}")
-    return int(found[1]), len(SPILL.findall(code)), len(TENSOR_CORE.findall(code))
+    return int(found[1]), int(found[2]), len(SPILL.findall(code)), len(TENSOR_CORE.findall(code))
 
 
 def _cuobjdump(*arguments: str) -> str:

@@ -8,10 +8,11 @@ ARCHES = ("sm_80", "sm_90", "sm_100", "sm_120")
 DEFAULT_ARCH = "sm_90"
 
 Rows = tuple[tuple[int, int], ...]
+Tables = tuple[tuple[int, int, dict[str, Rows]], ...]
 
 # (warps, stages), the usual best first; it spills no registers with the tiles of schedules/tuning.py and is what runs
 # untuned. By bytes an element (up to and including), then by the widest row, in elements: first fit.
-TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
+TABLES: Tables = (
     (2, 64, {
         "sm_80": ((8, 3), (4, 3), (4, 4)),
         "sm_90": ((4, 3), (8, 3), (4, 2)),
@@ -31,7 +32,7 @@ TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
 
 
 # The same for kernels that split the keys: few rows, so few warps, and many bytes on their way.
-SPLIT_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
+SPLIT_TABLES: Tables = (
     (2, 128, dict.fromkeys(ARCHES, ((4, 3), (4, 4), (8, 3)))),
     (2, 256, dict.fromkeys(ARCHES, ((8, 3), (8, 2), (8, 4)))),
     (8, 64, dict.fromkeys(ARCHES, ((4, 3), (8, 3), (8, 2)))),
@@ -41,18 +42,21 @@ SPLIT_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
 # Backward kernels, with the tiles of schedules/backward_tuning.py. One row: nothing is timed, so that a gradient has
 # the same bits whatever else the GPU did when it was first computed. Tiles come through tables of jobs and visits,
 # which takes stages of its own: with five, rows of Q and dO are on their way for a whole visit.
-BACKWARD_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
-    (2, 64, {"sm_80": ((4, 3),), "sm_90": ((4, 5),), "sm_100": ((8, 5),), "sm_120": ((4, 3),)}),
+BACKWARD_TABLES: Tables = (
+    (2, 64, {"sm_80": ((4, 3),), "sm_90": ((4, 5),), "sm_100": ((8, 5),), "sm_120": ((8, 3),)}),
     (2, 1 << 30, dict.fromkeys(ARCHES, ((8, 3),))),
     (8, 1 << 30, dict.fromkeys(ARCHES, ((8, 1),))),
 )
-BACKWARD_WIDE_TABLES = ((2, 1 << 30, dict.fromkeys(ARCHES, ((8, 3),))), *BACKWARD_TABLES[-1:])
+BACKWARD_WIDE_TABLES: Tables = (
+    (2, 1 << 30, dict.fromkeys(ARCHES, ((8, 3),))),
+    *BACKWARD_TABLES[-1:],
+)
 # The same where dK and dV, and dQ, have kernels of their own: no tables, no sums of several instances.
-RECOMPUTE_TABLES: tuple[tuple[int, int, dict[str, Rows]], ...] = (
-    (2, 64, {"sm_80": ((4, 3),), "sm_90": ((4, 3),), "sm_100": ((8, 3),), "sm_120": ((4, 3),)}),
+RECOMPUTE_TABLES: Tables = (
+    (2, 64, {"sm_80": ((4, 3),), "sm_90": ((8, 3),), "sm_100": ((8, 3),), "sm_120": ((4, 3),)}),
     *BACKWARD_TABLES[1:],
 )
-KINDS = {
+KINDS: dict[str, Tables] = {
     "dense": TABLES, "split": SPLIT_TABLES, "backward": BACKWARD_TABLES, "backward, wide": BACKWARD_WIDE_TABLES,
     "recompute": RECOMPUTE_TABLES, "recompute, wide": BACKWARD_WIDE_TABLES,
 }  # fmt: skip

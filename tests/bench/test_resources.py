@@ -21,7 +21,8 @@ def test_a_kernel_is_compiled_and_judged(one_case) -> None:
     row, *others = resources.resources(Session(say=lambda text: None))
     assert (row.case, row.target, row.error) == ("full-D64-bf16-sm_90", "triton", None)
     assert [other.case for other in others] == [
-        f"{form}-full-D64-bf16-sm_90" for form in ("split", "split-paged", "ragged", "paged")
+        f"{form}-full-D64-bf16-sm_90"
+        for form in ("split", "split-paged", "ragged", "paged", "backward", "backward-split")
     ]
     assert all(other.extra["spills"] == 0 and other.extra["tensor_core_instructions"] > 0 for other in others)
     assert row.extra["spills"] == 0
@@ -38,6 +39,6 @@ def test_what_does_not_compile_is_an_error_row(one_case, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(resources, "_compiled", refuse)
     row, *others = resources.resources(Session(say=lambda text: None))
-    assert len(others) == 4
+    assert len(others) == 6
     assert (row.error, row.extra) == ("no registers left on sm_90", {})
     assert verdicts([row, *others]) == []

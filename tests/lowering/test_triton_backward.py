@@ -11,10 +11,12 @@ import torch
 from tilewright.ir.errors import Deadlock, LoweringError, ScheduleError
 from tilewright.ir.parser import parse_program
 from tilewright.ir.program import Program
-from tilewright.ir.transfer import retile
+from tilewright.ir.transfer import retile, transfer
+from tilewright.kernels.references import reference_program
 from tilewright.lowering import TARGETS
 from tilewright.lowering.triton.interpreter import interpret
 from tilewright.lowering.triton.target import TritonLaunch, import_source
+from tilewright.lowering.triton.tuning import TABLES
 
 from .backward import CASES, ORDERS, TILES, Case, Problem, check, plan_of, problem_of, program_of
 
@@ -190,6 +192,61 @@ def test_each_target_has_turns_of_its_own() -> None:
         interpret(parse_program(TWO_TARGETS), [torch.randn(3, 37, 16), ranks * 2])
 
 
+OVERHANGING = """\
+@program(D=16)
+def overhanging(
+    x: f32[J, C, R, D],
+    ranks: i32[J],
+    total: out(f32[C, R, D]),
+):
+    for c, r in grid(C, tiles(R, 16)):
+        store(total[c, r, :], 0.0)
+    for job in grid(J):
+        for c2 in range(0, C):
+            for step in range(0, (R + 15) // 16):
+                r2 = tile(R, 16, step)
+                y = load(x[job, c2, r2, :])
+                reduce_add(total[c2, r2, :], y + 1.0, after=ranks[job])
+"""
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_nothing_is_added_past_an_end(is_ordered: bool) -> None:
+    """Rows past the end of one matrix are the first ones of the next."""
+    x = torch.randn(3, 2, 37, 16)
+    text = OVERHANGING if is_ordered else OVERHANGING.replace(", after=ranks[job]", "")
+    (total,) = interpret(parse_program(text), [x, torch.arange(3, dtype=torch.int32)])
+    torch.testing.assert_close(total, (x + 1).sum(0), rtol=1e-5, atol=1e-5)
+
+
+REBOUND = """\
+@program(D=16)
+def rebound(
+    x: f32[R, D],
+    first: out(f32[D]),
+    second: out(f32[D]),
+):
+    for t in grid(1):
+        r = tile(R, 32, 0)
+        a = load(x[r, :])
+        one = reduce_sum(a, axis=r)
+        store(first[:], one)
+        r = tile(R, 32, 1)
+        b = load(x[r, :])
+        two = reduce_sum(b, axis=r)
+        store(second[:], two)
+"""
+
+
+def test_a_tile_that_is_chosen_anew_is_loaded_anew() -> None:
+    """And has another number of rows before the end."""
+    x = torch.full((64, 16), torch.nan)
+    x[:40] = torch.randn(40, 16)
+    first, second = interpret(parse_program(REBOUND), [x[:40]])
+    torch.testing.assert_close(first, x[:32].sum(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(second, x[32:40].sum(0), rtol=1e-5, atol=1e-5)
+
+
 REFUSED = {
     "additions to tiles of total of two sizes": ("reduce_add(count[r2], z", "r3 = tile(R, 32, 0)\n            w = load(x[job, r3, :])\n            reduce_add(total[r3, :], w, after=rank)\n            reduce_add(count[r2], z"),
     "in a grid whose tiles differ from instance to instance": ("for job in grid(J):", "for job, t in grid(J, tiles(ranks[job], 16, most=R)):"),
@@ -214,9 +271,13 @@ def test_a_whole_file(golden: Callable[[str, str], None]) -> None:
 
 
 def test_tuning_never_decides_bits() -> None:
-    """One row for each architecture, so nothing is timed; without an order there is none to keep."""
-    module = import_source(source_of(CAUSAL))
-    assert {len(rows) for rows in module.CONFIGS.values()} == {1}
+    """One row for each architecture, so nothing is timed; forward kernels, which have two products, are."""
+    for form in ("flash_backward", "flash_backward_split"):
+        program = program_of(CAUSAL.variant.spec(d=64, dv=64, dtype="bf16"), form=form)
+        module = import_source(TARGETS["triton"].lower(program, "sm_90").source)
+        assert {len(rows) for rows in module.CONFIGS.values()} == {1}
+    forward = transfer(reference_program(), CAUSAL.variant.spec(d=64, dv=64, dtype="bf16"))
+    assert import_source(TARGETS["triton"].lower(forward, "sm_90").source).CONFIGS["sm_90"] == list(TABLES[0][2]["sm_90"])
 
 
 class FakeKernel:
@@ -247,8 +308,7 @@ def test_how_many_programs_run_at_once(
     module = import_source(source_of(CAUSAL))
     monkeypatch.setattr(module, "RESIDENT", {})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: GPU)
-    kernel, device = FakeKernel(registers, shared), SimpleNamespace(type="cuda", index=0)
-    device = torch.device("cuda", 0)
+    kernel, device = FakeKernel(registers, shared), torch.device("cuda", 0)
     assert module.resident_programs(kernel, (), device) == 132 * blocks
     assert module.check_workers(kernel, (), device, 10_000, None, 132) == 132 * blocks
     assert module.check_workers(kernel, (), device, 10, None, 132) == 10
@@ -256,14 +316,14 @@ def test_how_many_programs_run_at_once(
         module.check_workers(kernel, (), device, 10_000, 100, 132)
 
 
-def test_other_errors_of_a_launch_stay_as_they_are() -> None:
+def test_other_errors_of_a_launch_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     program = program_of(CAUSAL.variant.spec(), TILES)
     launch = TARGETS["triton"].load(TARGETS["triton"].lower(program, "sm_90"), program)
     assert isinstance(launch, TritonLaunch)
     problem = problem_of(CAUSAL, CAUSAL.variant.spec())
-    with pytest.raises(ValueError, match="visits is torch.int64"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        jobs, lists, visits = plan_of(problem)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    jobs, lists, visits = plan_of(problem)
+    with pytest.raises(ValueError, match=r"visits is torch\.int64"):
         launch([*problem.inputs, jobs, lists, visits.long(), *map(torch.zeros_like, problem.inputs[:3])], {})
 
 

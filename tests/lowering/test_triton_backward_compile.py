@@ -52,14 +52,14 @@ def test_kernels_without_sums_of_several_instances(d: int, arch: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_ordered", [True, False])
-@pytest.mark.parametrize("arch", [*ARCHES, "sm_120"])
+@pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("name", ["full", "causal", "window", "softcap", "alibi"])
 def test_other_variants_with_heads_of_64_do_not_spill(name: str, arch: str, is_ordered: bool) -> None:
     assert compiled(name, 64, arch, is_ordered=is_ordered).spills == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [*ARCHES, "sm_120"])
+@pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("name", ["full", "causal", "softcap"])
 def test_heads_of_128_keep_their_loops_in_registers(name: str, arch: str) -> None:
     """A few values that live through the loop of visits, and are used once a job, may be spilled; products are not."""
