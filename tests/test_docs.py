@@ -26,13 +26,14 @@ def examples(document: str) -> list[str]:
 
 
 def test_the_python_example_verifies() -> None:
-    (example,) = examples("README.md")
-    done = run(example + "\nassert kernel.report.verified\nassert o.shape == q.shape\n")
+    first, gradients = examples("README.md")
+    checks = "\nassert kernel.report.verified\nassert o.shape == q.shape\n"
+    done = run(first + checks + gradients + "\nassert q.grad is not None\nassert q.grad.shape == q.shape\n")
     assert done.returncode == 0, f"README.md: {done.stderr}"
     assert "verified" in done.stdout
 
 
-@pytest.mark.parametrize("document", ["docs/interfaces.md"])
+@pytest.mark.parametrize("document", ["docs/interfaces.md", "docs/determinism.md"])
 def test_every_python_example_runs(document: str) -> None:
     found = examples(document)
     assert found
@@ -58,7 +59,7 @@ def _as_file(script: str) -> str:
 
 
 def test_the_commands_work_in_their_order(tmp_path: Path) -> None:
-    assert [command[0] for command in commands()] == ["generate", "verify", "lower", "doctor"]
+    assert [command[0] for command in commands()] == ["generate", "verify", "lower", "generate", "schedule", "doctor"]
     for command in commands():
         words = [str(ROOT / word) if word.startswith("examples/") else word for word in command]
         done = subprocess.run(
