@@ -30,5 +30,5 @@ RECOMPUTE = "flash_backward_split"
 def backward_tiles(dtype: DType, width: int, arch: str, form: str = "flash_backward") -> tuple[int, int]:
     """Query rows and keys of a tile on a GPU; `width` is the wider of the two head dimensions."""
     tables = RECOMPUTE_TILES if form == RECOMPUTE else BACKWARD_TILES
-    table = FLOAT32_TILES if dtype is DType.F32 else tables[arch]
+    table = FLOAT32_TILES if dtype is DType.F32 else tables.get(arch, tables["sm_80"])
     return next(tiles for limit, tiles in table if width <= limit)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..ir.dtypes import DType
+from ..ir.expr import loads
 from ..ir.spec import AttentionSpec
 from ..ir.transfer import Orchestration
+from .backward_tuning import RECOMPUTE, backward_tiles
 
 # Rows x columns of a CPU tile by widest head dimension (up to and including), first fit. Products in tile registers
 # (amx) are so fast that the softmax decides: few rows keep scores, weights and accumulators in the first-level cache,
@@ -79,15 +81,24 @@ def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Or
 
 
 def backward_form(spec: AttentionSpec, target: str) -> str:
-    """The name of the expert's backward program that suits a target and element type."""
-    return BACKWARD_ROWS if target == "cpu" and spec.dtype is not DType.BF16 else BACKWARD_KEYS
+    """The name of the expert's backward program that suits a target, element type and mask.
+
+    A plan of a mask that reads tensors is made from their values; on a GPU that would stop the queue at every call, so
+    scores are computed twice there instead, which needs no plan.
+    """
+    if target == "cpu":
+        return BACKWARD_KEYS if spec.dtype is DType.BF16 else BACKWARD_ROWS
+    return RECOMPUTE if loads(spec.keep) else BACKWARD_KEYS
 
 
 def choose_backward(spec: AttentionSpec, target: str, arch: str) -> Orchestration:
     """The orchestration that the transfer of a backward program starts from; `m` are query rows, `n` keys."""
     width = max(spec.head_dim, spec.value_dim)
+    if target != "cpu":
+        rows, columns = backward_tiles(spec.dtype, width, arch, backward_form(spec, target))
+        return Orchestration((("m", rows), ("n", columns)))
     rows, columns = next(tiles for limit, tiles in CPU_BACKWARD_TILES if width <= limit)
-    return Orchestration((("m", rows), ("n", columns)), is_packed=target == "cpu")
+    return Orchestration((("m", rows), ("n", columns)), is_packed=True)
 
 
 def _on_gpu(dtype: DType) -> DType:

@@ -45,7 +45,7 @@ def add_backward(compiled: Compiled, subject: Subject, options: Options) -> None
         given = gradient.given(tensors, known)
         if given is None:
             return {name: torch.zeros_like(x) for name, x in zip(OUTPUTS, tensors, strict=False)}
-        return _interpreted(found.program, given[0])
+        return _interpreted(found.program, given[0], given[1])
 
     if runs_here(target):
         found.report = verify_backward(found, built, subject)
@@ -53,7 +53,9 @@ def add_backward(compiled: Compiled, subject: Subject, options: Options) -> None
         found.report = verify_backward(found, meant, subject, cases=small_cases(found.program))
 
 
-def _interpreted(program: Program, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _interpreted(
+    program: Program, tensors: Sequence[torch.Tensor], sizes: dict[str, int] | None = None
+) -> dict[str, torch.Tensor]:
     names = [param.name for param in program.params if not param.is_output]
     arrays = {name: as_array(tensor.detach()) for name, tensor in zip(names, tensors, strict=True)}
-    return {name: torch.from_numpy(values) for name, values in interpret(program, arrays).items()}
+    return {name: torch.from_numpy(values) for name, values in interpret(program, arrays, sizes=sizes).items()}

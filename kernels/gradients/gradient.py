@@ -73,7 +73,10 @@ def arguments(
 
 
 class Gradient:
-    """A compiled backward and the tables of the masks that it has met. May be called by several threads."""
+    """A compiled backward and the tables of the masks that it has met. May be called by several threads.
+
+    is_planned: whether the program reads tables; one without sums of several instances needs none.
+    """
 
     def __init__(self, compiled: Compiled, spec: AttentionSpec, order: Order | None = None) -> None:
         self.compiled = compiled
@@ -82,7 +85,8 @@ class Gradient:
         self._tables: dict[object, Tables] = {}
         self._lock = threading.Lock()
         tiles = {s.name: s.tiles.tile for s in statements(compiled.program.body) if isinstance(s, TileAt)}
-        self.tile = tiles["m"], tiles["n"]
+        self.is_planned = any(param.name == "jobs" for param in compiled.inputs)
+        self.tile = tiles.get("m", 1), tiles.get("n", 1)
 
     def __call__(self, tensors: Sequence[torch.Tensor], known: Known) -> tuple[torch.Tensor, ...]:
         """dq, dk and dv of q, k, v and the captured tensors, in new memory of the types and shapes of q, k and v."""
@@ -116,6 +120,8 @@ class Gradient:
         sizes = {**self.compiled.fixed, **bind_sizes(self.spec.tensors, tensors)}
         if 0 in (sizes["B"], sizes["Hq"], sizes["M"], sizes["N"]):
             return None
+        if not self.is_planned:
+            return arguments(self.compiled, tensors, known), sizes, 1
         tables = self.tables(sizes, tensors)
         of_tables = {"jobs": tables.jobs, "lists": tables.lists, "visits": tables.visits}
         return arguments(self.compiled, tensors, known, of_tables), sizes | tables.sizes, tables.min_resident
