@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -256,8 +257,18 @@ class Kernel(Runner):
 
     @property
     def report(self) -> Report | None:
-        """Its verification report; None when it was compiled with verify=False."""
-        return self.compiled.report
+        """Its verification report, with that of the gradients made so far; None when nothing was verified."""
+        compiled = self.compiled
+        made = dict.fromkeys(one for one in self._gradients.values() if one.spec is compiled.spec)
+        found = [report for gradients in made for report in gradients.found()]
+        if not found:
+            return compiled.report
+        first = compiled.report or Report(())
+        rows, notes = list(first.rows), list(first.notes)
+        for report in found:
+            rows += report.rows
+            notes += report.notes
+        return replace(first, rows=tuple(rows), notes=tuple(notes))
 
     def save(self, directory: str | os.PathLike[str], *, binary: bool | Sequence[str] = False) -> Path:
         """Write source, program.txt, spec.txt and manifest.json; `tilewright.load` reads them back.

@@ -73,6 +73,11 @@ class Gradients:
                 self._made[is_ordered] = self._make(is_ordered)
             return self._made[is_ordered]
 
+    def found(self) -> list[Report]:
+        """The reports of what has been made and verified so far, or has something to say."""
+        made = [gradient.compiled.report for gradient in self._made.values()]
+        return [*(report for report in made if report is not None), *self.reports.values()]
+
     def use(self, compiled: Compiled, *, is_ordered: bool) -> None:
         """Take a backward that is compiled already."""
         self._made[is_ordered] = Gradient(compiled, self.spec)
