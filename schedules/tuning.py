@@ -52,7 +52,10 @@ SPLIT_TILES = (
 # Backward: query rows x keys of a tile by widest head dimension. Where float32 is multiplied, operands are read along
 # either axis and tiles have queries as rows; dot products and tile registers want keys as rows.
 BACKWARD_ROWS, BACKWARD_KEYS = "flash_backward_rows", "flash_backward"
-CPU_BACKWARD_TILES = ((128, (64, 128)), (256, (64, 64)), (1 << 30, (32, 32)))
+CPU_BACKWARD_TILES = {
+    BACKWARD_ROWS: ((64, (64, 128)), (256, (64, 64)), (1 << 30, (32, 32))),
+    BACKWARD_KEYS: ((128, (64, 128)), (256, (64, 64)), (1 << 30, (32, 32))),
+}
 
 
 def form_for(target: str, rows: int, keys: int) -> str:
@@ -97,7 +100,8 @@ def choose_backward(spec: AttentionSpec, target: str, arch: str) -> Orchestratio
     if target != "cpu":
         rows, columns = backward_tiles(spec.dtype, width, arch, backward_form(spec, target))
         return Orchestration((("m", rows), ("n", columns)))
-    rows, columns = next(tiles for limit, tiles in CPU_BACKWARD_TILES if width <= limit)
+    table = CPU_BACKWARD_TILES[backward_form(spec, target)]
+    rows, columns = next(tiles for limit, tiles in table if width <= limit)
     return Orchestration((("m", rows), ("n", columns)), is_packed=True)
 
 
