@@ -192,7 +192,7 @@ def _with_shares(program: Program, backward: Backward) -> Program:
     weights = select(kept, call("value", (var("scores", Kind.FLOAT), *pairs), Kind.FLOAT), 0.0)
     group = apply(Op.FLOORDIV, h, apply(Op.FLOORDIV, var("Hq"), var("Hkv")))
     body = (
-        Load("k_whole", Ref("k", (b, group, TileAxis("n"), All()))),
+        Load("k_whole", Ref("k", (b, var("kv_head"), TileAxis("n"), All()))),
         Gemm("scores", "q_whole", "k_whole"),
         Let("weights", weights),
         Reduce("weight_sum", "sum", "weights", "n"),
@@ -202,6 +202,7 @@ def _with_shares(program: Program, backward: Backward) -> Program:
     is_empty = apply(Op.EQ, mass, const(0.0))
     share = 1.0 / (mass + epsilon) if epsilon else select(is_empty, 0.0, 1.0 / mass)
     before = (
+        Let("kv_head", group),
         Load("q_whole", Ref("q", (b, h, TileAxis("m"), All()))),
         Fill("mass", DType.F32, ("m",), const(0.0)),
         TileLoop("n", Tiles(tiles["n"].extent, tiles["n"].tile), body, where),
