@@ -153,3 +153,10 @@ def test_what_a_job_loads_once_is_not_packed_for_all() -> None:
     assert 'q_pack = alloc(f32[B, Hq, M, D], space="global", layout="tiles:64")' in text
     assert "k_pack" not in text
     assert "v_pack" not in text
+
+
+def test_rows_that_do_not_exist_are_cleared_before_products_run_along_them() -> None:
+    """What an earlier tile left there may be infinite, and zero times that is no number: both such operands are cleared."""
+    source = compiled_for(ROWS, spec_of(DType.F32, 32)).lowered.source
+    assert source.count("clear_rows<padded_depth<float>(64)>(p, m_rows, ") == 1
+    assert source.count("clear_rows<padded_depth<float>(64)>(ds, m_rows, ") == 1
