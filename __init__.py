@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         ShapeError,
         TilewrightError,
         ToolchainMissing,
+        TransferFailed,
+        UnsupportedKernel,
         UnsupportedSpec,
         VerificationError,
     )
@@ -53,7 +55,7 @@ _HOMES = {
         (
             "BuildError", "DTypeError", "DeviceError", "LoweringError", "MissingExtra", "ParseError",
             "ProgramError", "SettingError", "ShapeError", "TilewrightError", "ToolchainMissing",
-            "UnsupportedSpec", "VerificationError",
+            "TransferFailed", "UnsupportedKernel", "UnsupportedSpec", "VerificationError",
         ),
         "ir.errors",
     ),
@@ -76,6 +78,8 @@ __all__ = [
     "ShapeError",
     "TilewrightError",
     "ToolchainMissing",
+    "TransferFailed",
+    "UnsupportedKernel",
     "UnsupportedSpec",
     "VerificationError",
     "__version__",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ __all__ = ["Example", "lift_command", "lower_command", "transfer_command", "veri
 
 Progress = Callable[[str, int, int], None]
 MAX_TEXT_BYTES = 1 << 20
+STDIN = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +179,23 @@ def _reference(text: str) -> Program:
 
 
 def read_text(path: Path) -> str:
-    """A text file's contents; TilewrightError for one that is missing, too large or not text."""
+    """A text file's contents, or standard input's for `-`; TilewrightError for one missing, empty, too large or no text.
+
+    An empty standard input is what a command before it in a pipe leaves when it fails.
+    """
+    name = "standard input" if path == STDIN else str(path)
     try:
-        with path.open("rb") as file:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             data = file.read(MAX_TEXT_BYTES + 1)
         if len(data) > MAX_TEXT_BYTES:
-            raise TilewrightError(f"{path}: larger than {MAX_TEXT_BYTES} bytes")
+            raise TilewrightError(f"{name}: larger than {MAX_TEXT_BYTES} bytes")
+        if not data.strip():
+            raise TilewrightError(f"{name}: empty; wanted program or spec text")
         return data.decode()
     except OSError as error:
-        raise TilewrightError(f"{path}: {error.strerror}") from None
+        raise TilewrightError(f"{name}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise TilewrightError(f"{path}: not UTF-8 text") from None
+        raise TilewrightError(f"{name}: not UTF-8 text") from None
 
 
 def _put(path: Path | None, text: str) -> str | None:
