@@ -179,7 +179,7 @@ def _reference(text: str) -> Program:
 
 
 def read_text(path: Path) -> str:
-    """A text file's contents, or standard input's for `-`; TilewrightError for one missing, empty, too large or no text.
+    """The text of a file, or of standard input for `-`; TilewrightError if it is missing, empty, too large or no text.
 
     An empty standard input is what a command before it in a pipe leaves when it fails.
     """
