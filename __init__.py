@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .ir.errors import (
         BuildError,
+        ConsensusError,
         DeviceError,
         DTypeError,
         LoweringError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .ir.parser import parse_program, parse_spec
     from .ir.program import Program
     from .ir.spec import AttentionSpec
+    from .ir.transfer.consensus import consensus
     from .kernels.api import compile  # noqa: A004 - the public name
     from .kernels.attention import attention
     from .kernels.dropout import dropout
@@ -48,12 +50,13 @@ _HOMES = {
     "AttentionSpec": "ir.spec",
     "parse_program": "ir.parser",
     "parse_spec": "ir.parser",
+    "consensus": "ir.transfer.consensus",
     "Plan": "schedules",
     "plan_backward": "schedules",
     "__version__": "kernels.version",
     **dict.fromkeys(
         (
-            "BuildError", "DTypeError", "DeviceError", "LoweringError", "MissingExtra", "ParseError",
+            "BuildError", "ConsensusError", "DTypeError", "DeviceError", "LoweringError", "MissingExtra", "ParseError",
             "ProgramError", "SettingError", "ShapeError", "TilewrightError", "ToolchainMissing",
             "TransferFailed", "UnsupportedKernel", "UnsupportedSpec", "VerificationError",
         ),
@@ -64,6 +67,7 @@ _HOMES = {
 __all__ = [
     "AttentionSpec",
     "BuildError",
+    "ConsensusError",
     "DTypeError",
     "DeviceError",
     "Kernel",
@@ -85,6 +89,7 @@ __all__ = [
     "__version__",
     "attention",
     "compile",
+    "consensus",
     "dropout",
     "load",
     "parse_program",

@@ -4,6 +4,7 @@
     ├── UnsupportedSpec          a user's function that no kernel can be made of
     ├── UnsupportedKernel        an expert kernel that cannot be lifted
     ├── TransferFailed           no candidate program was accepted
+    ├── ConsensusError           answers that no consensus can be computed of
     ├── ShapeError               a tensor whose sizes do not fit
     ├── DTypeError               a tensor of the wrong element type
     ├── DeviceError              a tensor on the wrong device
@@ -34,6 +35,7 @@ from dataclasses import dataclass
 __all__ = [
     "BarrierPhaseError",
     "BuildError",
+    "ConsensusError",
     "DTypeError",
     "DataRace",
     "Deadlock",
@@ -123,6 +125,10 @@ class TransferFailed(TilewrightError):
         self.reason = reason
         self.transcript = transcript
         super().__init__(reason + (f"; transcript: {transcript}" if transcript else ""))
+
+
+class ConsensusError(TilewrightError):
+    """Answers, weights or an equivalence that no consensus can be computed of."""
 
 
 class ShapeError(TilewrightError):
