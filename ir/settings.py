@@ -1,10 +1,13 @@
 """Every environment variable Tilewright reads, in one place.
 
-    variable           values                                        default
-    TILEWRIGHT_CACHE   absolute folder for built kernels             tilewright in XDG_CACHE_HOME or ~/.cache
-    TILEWRIGHT_ISA     amx | avx512bf16 | avx512 | avx2 | portable   the best this machine has
-    TILEWRIGHT_TRACE   0 | 1: print the IR before and after passes   0
-    CXX                the C++ compiler, arguments allowed           first of g++, clang++, c++ on PATH
+    variable             values                                       default
+    TILEWRIGHT_CACHE     absolute folder for built kernels            tilewright in XDG_CACHE_HOME or ~/.cache
+    TILEWRIGHT_ISA       amx | avx512bf16 | avx512 | avx2 | portable  the best this machine has
+    TILEWRIGHT_TRACE     0 | 1: print the IR before and after passes  0
+    TILEWRIGHT_MODELS    language models' names, commas between them  none: engine 'llm' is told by its caller
+    TILEWRIGHT_BASE_URL  the server that serves them                  OPENAI_BASE_URL, else OpenAI's
+    TILEWRIGHT_API_KEY   its key, never shown                         see ir/transfer/models/keys.py
+    CXX                  the C++ compiler, arguments allowed          first of g++, clang++, c++ on PATH
 
 A variable that is set but empty counts as not set. Any other value is a SettingError.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import SettingError
@@ -25,12 +28,15 @@ ISAS = ("amx", "avx512bf16", "avx512", "avx2", "portable")  # best first
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment asks for; None or () where it leaves the choice to us."""
+    """What the environment asks for; None or () where it leaves the choice to us. The key is not shown by repr."""
 
     cache: Path
     isa: str | None
     trace: bool
     cxx: tuple[str, ...]
+    models: tuple[str, ...] = ()
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
 
 def settings() -> Settings:
@@ -40,6 +46,9 @@ def settings() -> Settings:
         isa=_choice("TILEWRIGHT_ISA", ISAS),
         trace=_choice("TILEWRIGHT_TRACE", ("0", "1")) == "1",
         cxx=_words("CXX"),
+        models=tuple(name.strip() for name in os.environ.get("TILEWRIGHT_MODELS", "").split(",") if name.strip()),
+        base_url=os.environ.get("TILEWRIGHT_BASE_URL") or None,
+        api_key=os.environ.get("TILEWRIGHT_API_KEY") or None,
     )
 
 

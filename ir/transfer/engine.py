@@ -86,7 +86,7 @@ class Task:
 
     name: the function's. tensors: its arguments in order. function: its source text, for models to read. spec: what the
     lift made of it, None where it refused for `refusal`. reference: an expert's program; source: foreign source text
-    (CUDA C++) where the expert's kernel is that instead.
+    (CUDA C++) where the expert's kernel is that instead. sizes: D and Dv, where there is no spec that says so.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Task:
     refusal: str = ""
     reference: Program | None = None
     source: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,44 @@
+"""Files for one user alone: folders of mode 0700, files of mode 0600 that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from ...errors import SettingError
+
+__all__ = ["private_folder", "write_whole"]
+
+
+def private_folder(path: Path) -> Path:
+    """The folder, made if need be. SettingError where others own it or may write to it, or it cannot be made."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except OSError as error:
+        raise SettingError(f"folder {path}: {error.strerror or error}; name one that can be written") from None
+    if status.st_uid != os.geteuid():
+        raise SettingError(f"folder {path} belongs to user {status.st_uid}, not to {os.geteuid()}; name your own")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise SettingError(f"folder {path}: others may write to it (mode {mode:o}); chmod go-w it")
+    return path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file by renaming, on disk before it has its name. OSError where that fails."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
