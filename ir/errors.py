@@ -17,7 +17,8 @@
     │   ├── Deadlock             every role waits
     │   ├── BarrierPhaseError    a wait or arrive on the wrong phase
     │   ├── UninitialisedRead    memory read that nobody wrote
-    │   └── OutOfBounds          a tile outside its tensor
+    │   ├── OutOfBounds          a tile outside its tensor
+    │   └── LimitExceeded        more steps, memory or time than the run was given
     ├── LoweringError            a program that a target cannot express
     ├── BuildError               a compiler that refused, timed out or was killed
     │   └── ToolchainMissing     no compiler on this machine
@@ -41,6 +42,7 @@ __all__ = [
     "Deadlock",
     "DeviceError",
     "InterpreterError",
+    "LimitExceeded",
     "LoweringError",
     "MissingExtra",
     "OutOfBounds",
@@ -203,6 +205,14 @@ class UninitialisedRead(InterpreterError):
 
 class OutOfBounds(InterpreterError):
     """A tile reaches outside its tensor: the access, and the line that declares the tensor."""
+
+
+class LimitExceeded(InterpreterError):
+    """A run takes more than its limits allow; what: "steps", "elements" or "seconds"."""
+
+    def __init__(self, what: str, reason: str, *lines: ProgramLine) -> None:
+        self.what = what
+        super().__init__(reason, *lines)
 
 
 class LoweringError(TilewrightError):

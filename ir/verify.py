@@ -33,6 +33,7 @@ from .program import (
 )  # fmt: skip
 from .shapes import Shapes, infer, program_line
 
+MOST_OPERATIONS = 20_000  # of a region, with the regions it calls
 Breach = tuple[str, Path | None]  # what is wrong, and the statement it is in
 
 
@@ -50,6 +51,13 @@ def verify(program: Program) -> Shapes:
 
     Raises ProgramError with the rule's name, the reason and the line.
     """
+    try:
+        return _verified(program)
+    except RecursionError:
+        raise ProgramError("depth", "expressions nest too deep to be analysed; name parts of them") from None
+
+
+def _verified(program: Program) -> Shapes:
     shapes = infer(program)
     context = Context(program, shapes, tuple(_placed(program.body, ())))
     for name, rule in RULES.items():
@@ -201,6 +209,17 @@ def _recursion(context: Context) -> Iterator[Breach]:
         seen.add(region.name)
 
 
+def _regions_small(context: Context) -> Iterator[Breach]:
+    """Calls of regions are replaced by their bodies: what that comes to must be of a size that fits in memory."""
+    sizes: dict[str, int] = {}
+    for region in context.program.regions:
+        nodes = list(walk(region.body))
+        sizes[region.name] = len(nodes) + sum(sizes.get(str(e.attr), 0) for e in nodes if e.op is Op.CALL)
+        if sizes[region.name] > MOST_OPERATIONS:
+            yield f"region {region.name} unfolds to {sizes[region.name]} operations; at most {MOST_OPERATIONS}", None
+            return
+
+
 def _unique_names(context: Context) -> Iterator[Breach]:
     seen: set[str] = set()
     declared = [p.name for p in context.program.params] + [r.name for r in context.program.regions]
@@ -219,6 +238,7 @@ RULES: dict[str, Callable[[Context], Iterator[Breach]]] = {
     "grids-outermost": _grids_outermost,
     "names-bound": _names_bound,
     "no-recursion": _recursion,
+    "regions-small": _regions_small,
     "calls-fit": _calls_fit,
     "loads-fit": _loads_fit,
     "domains-are-predicates": _domains_are_predicates,

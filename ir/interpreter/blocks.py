@@ -95,7 +95,10 @@ def _grid(worker: Worker, step: Step) -> Task:
 
 def _points(worker: Worker, s: Grid) -> list[Point]:
     """The grid's points in issue order; the longest instances are taken to be the last ones."""
-    points = list(_points_after(worker, s, ()))
+    meter, points = worker.machine.meter, []
+    for count, point in enumerate(_points_after(worker, s, ()), 1):
+        meter.start(count, "instances of a grid", worker.line)
+        points.append(point)
     return points if s.order == "ascending" else points[::-1]
 
 
@@ -120,8 +123,11 @@ def _bind_point(worker: Worker, name: str, value: int | TileVariable) -> None:
 def _axis(worker: Worker, extent: Expr | Tiles) -> list[int | TileVariable]:
     if isinstance(extent, Tiles):
         size = extent_of(worker, extent)
+        worker.machine.meter.start(-(-size // extent.tile), "tiles of a grid", worker.line)
         return [TileVariable(n, extent.tile, size) for n in range(-(-size // extent.tile))]
-    return list(range(scalar_of(worker, extent)))
+    count = scalar_of(worker, extent)
+    worker.machine.meter.start(count, "instances of a grid", worker.line)
+    return list(range(count))
 
 
 def _instance(parent: Worker, step: Step, point: Point, crew: Crew) -> Task:
@@ -152,6 +158,7 @@ def _team(worker: Worker, step: Step) -> Task:
     """Start every worker of consecutive roles and wait until all have ended."""
     team = step.statement
     assert isinstance(team, Team)
+    worker.machine.meter.start(sum(_role(role).count for role in team.roles), "workers", worker.line)
     members = [(role, n) for role in team.roles for n in range(_role(role).count)]
     done, meeting = Crew(0, len(members)), Crew(len(members), len(members))
     for role, number in members:

@@ -23,6 +23,8 @@ def visited_tiles(worker: Worker, s: TileLoop) -> list[int]:
     key = (id(s), predicate, scalars, rows.tile, rows.extent, columns)
     visits = worker.machine.visits
     if key not in visits:
+        tiles = (rows.extent // rows.tile + 1) * (columns // s.tiles.tile + 1)
+        worker.machine.meter.count(tiles, "tiles of a domain", worker.line)
         sizes = worker.machine.sizes
         inputs = {name: m.values for name, m in worker.memories.items() if m.is_input}
         classes = classify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from ..errors import ProgramLine, ShapeError, UninitialisedRead
 from ..evaluate import Array
 from ..program import Param, Program, ReduceAdd
 from .blocks import run_body
+from .limits import Limits, Meter
 from .machine import Machine, Worker
 from .memory import Memory, storage, stored_input
 from .races import History
@@ -27,6 +29,7 @@ def interpret(
     float_type: type[np.floating] = np.float32,
     resident: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    limits: Limits | None = None,
 ) -> dict[str, Array]:
     """The program's outputs by name, as arrays of `float_type` (int64, bool for other kinds).
 
@@ -34,15 +37,20 @@ def interpret(
     that no input has as a dim (the longest sequence, a number of splits). All
     that is concurrent is interleaved under `seed`. `float_type=np.float64` is exact arithmetic: no rounding
     to the program's element types. `resident`: how many instances of a grid run at a time, in issue order
-    (None: all).
+    (None: all). `limits`: what the run may take (None: whatever it needs).
 
     Raises ShapeError for arguments that do not fit, and an InterpreterError when the program goes wrong:
-    DataRace, Deadlock, BarrierPhaseError, UninitialisedRead, OutOfBounds.
+    DataRace, Deadlock, BarrierPhaseError, UninitialisedRead, OutOfBounds, LimitExceeded.
     """
     steps = steps_of(program)
     bound = _bind_sizes(program, arguments, sizes or {})
-    machine = Machine(program, bound, float_type, Scheduler(seed), resident, binding_lines(steps))
+    meter = Meter(limits)
+    meter.check_tiles(program)
+    machine = Machine(program, bound, float_type, Scheduler(seed, meter), resident, binding_lines(steps))
     lines = parameter_lines(program)
+    for param in (param for param in program.params if param.is_output):
+        shape = [dim if isinstance(dim, int) else bound.get(dim, 1) for dim in param.dims]
+        meter.hold(prod(shape), f"output {param.name}", lines[param.name])
     memories = {p.name: _memory(p, arguments, bound, float_type, lines[p.name]) for p in program.params}
     first = ProgramLine(1, program.name)
     worker = Worker(machine, "the program", machine.threads.first(), first, memories=memories)

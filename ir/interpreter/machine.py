@@ -12,6 +12,7 @@ from ..errors import DataRace, InterpreterError, ProgramError, ProgramLine, Unin
 from ..program import Program
 from .barriers import Barrier
 from .clocks import Clock, Thread, Threads
+from .limits import Meter
 from .memory import Memory
 from .prepare import Prepared
 from .races import Box
@@ -53,6 +54,11 @@ class Machine:
     def is_exact(self) -> bool:
         """Whether floats are never rounded to the program's element types."""
         return self.float_type is np.float64
+
+    @property
+    def meter(self) -> Meter:
+        """What the run has taken so far."""
+        return self.scheduler.meter
 
     def run(self) -> None:
         """Run all tasks. Raises the first read of unwritten memory, rather than what became of it later."""
@@ -117,6 +123,9 @@ class Worker:
 
     def child(self, who: str, crew: Crew) -> Worker:
         """A worker that starts with all this one has; registers become its own."""
+        for memory in self.memories.values():
+            if memory.space == "register":
+                self.machine.meter.hold(memory.values.size, f"a copy of {memory.name}", memory.line)
         memories = {
             name: memory.private_copy() if memory.space == "register" else memory
             for name, memory in self.memories.items()

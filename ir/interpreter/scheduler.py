@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ..errors import Deadlock, ProgramLine
+from .limits import Meter
 
 MAX_LISTED = 8
 _ENDED = object()
@@ -32,8 +33,9 @@ Task = Iterator[Waiting | None]
 class Scheduler:
     """Runs tasks interleaved. The same seed gives the same interleaving."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, meter: Meter | None = None) -> None:
         self.random = Random(seed)
+        self.meter = meter or Meter()
         self._active: list[Task] = []
         self._parked: dict[int, list[tuple[Task, Waiting]]] = {}
 
@@ -53,6 +55,7 @@ class Scheduler:
         """Run until every task has ended. Raises Deadlock when all that are left wait."""
         active = self._active
         while active:
+            self.meter.step()
             position = self.random.randrange(len(active))
             task = active[position]
             wait = next(task, _ENDED)

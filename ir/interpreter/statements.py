@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,10 @@ from .tiles import Tile, TileVariable, add, gemm, reduce
 
 def _alloc(worker: Worker, s: Alloc) -> None:
     shape = tuple(scalar_of(worker, dim) for dim in s.dims)
+    if min(shape, default=0) < 0:
+        reason = f"out of bounds: line {worker.line.number} allocates {s.name} of shape {list(shape)}"
+        raise OutOfBounds(f"{reason}; no dimension may be negative", worker.line)
+    worker.machine.meter.hold(prod(shape), f"buffer {s.name}", worker.line)
     worker.memories[s.name] = Memory(
         s.name, s.dtype, tuple(print_expr(dim) for dim in s.dims),
         storage(shape, s.dtype, worker.machine.float_type), worker.line, s.space,
@@ -45,6 +50,7 @@ def _alloc(worker: Worker, s: Alloc) -> None:
 
 
 def _barriers(worker: Worker, s: Barriers) -> None:
+    worker.machine.meter.count(s.count, f"barriers {s.name}", worker.line)
     worker.barriers[s.name] = tuple(Barrier(f"{s.name}[{n}]", s.arrivals) for n in range(s.count))
 
 
