@@ -107,6 +107,7 @@ def settings(url: str, folder: Path | None = None, **options: Any) -> EngineSett
 
     options = {"models": ("good",), "samples": 1, "patience": Patience(4, 20.0, 0.01), "seconds": 60.0, **options}
     options.setdefault("thresholds", Thresholds(support=1))
+    options.setdefault("has_memory", folder is not None)
     return EngineSettings.of({"base_url": url, "folder": folder, **options})
 
 

@@ -24,6 +24,7 @@ __all__ = ["Court", "Desk", "Line", "hold"]
 
 NO_PROGRAM = "the answer holds no single program text: answer with one fenced block that begins with @program("
 MAX_SHOWN_CHARS = 4000
+ROUNDS_OVER = "no more rounds"
 Result = TypeVar("Result")
 
 
@@ -107,7 +108,7 @@ async def hold(desk: Desk, line: Line) -> Line:
         if verdict.is_accepted:
             line.end = "accepted"
             return line
-    line.end = "no more rounds"
+    line.end = ROUNDS_OVER
     return line
 
 

@@ -55,7 +55,7 @@ class RulesEngine:
         return Transferred(program, self.name)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelEngine:
     """Asks models for program text until the judge accepts some.
 
@@ -117,7 +117,7 @@ class ModelEngine:
         return Transferred(program, self.name, (f"written by {line.model}", *notes), spent, path)
 
 
-@dataclass(frozen=True)
+@dataclass
 class AutoEngine:
     """One engine, and another for what it refuses."""
 

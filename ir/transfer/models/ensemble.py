@@ -12,7 +12,7 @@ from ..consensus_decision import Action, Decision, Thresholds, decide
 from ..consensus_decision import Budget as Left
 from ..engine import Outcome
 from .budget import BudgetSpent
-from .dialogue import Desk, Line, hold
+from .dialogue import ROUNDS_OVER, Desk, Line, hold
 from .requests import Unanswered
 
 __all__ = ["Conclusion", "Distinguisher", "conclude", "converse"]
@@ -158,7 +158,8 @@ def _why_not(end: Conclusion) -> str:
 
 
 def _what_became(line: Line) -> str:
-    if line.verdict is None:
-        return f"{line.model}: {line.end}"
-    first = (line.verdict.reason.splitlines() or [""])[0]
-    return ", ".join([f"{line.model}: {line.verdict.outcome.value}", *([first] if first else [])])
+    """One line of a report: the verdict on the last candidate, and why there was no further one."""
+    parts = [] if line.verdict is None else [line.verdict.outcome.value, *line.verdict.reason.splitlines()[:1]]
+    if line.end != ROUNDS_OVER:
+        parts.append(line.end)
+    return f"{line.model}: {', '.join(part for part in parts if part)}"

@@ -16,7 +16,9 @@ __all__ = ["private_folder", "write_whole"]
 def private_folder(path: Path) -> Path:
     """The folder, made if need be. SettingError where others own it or may write to it, or it cannot be made."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
         status = path.stat()
     except OSError as error:
         raise SettingError(f"folder {path}: {error.strerror or error}; name one that can be written") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -34,7 +35,7 @@ class Stream:
     """A response that arrives in pieces, as server-sent events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._texts: list[str] = []
         self._length = 0
         self._usage: Usage | None = None
@@ -43,14 +44,19 @@ class Stream:
 
     def feed(self, piece: bytes) -> None:
         """Take in some bytes. Raises Unanswered for what is no event of a chat completion."""
-        *lines, self._rest = (self._rest + piece).replace(b"\r\n", b"\n").split(b"\n")
+        self._rest += piece
+        if b"\n" not in piece:
+            return
+        *lines, rest = self._rest.split(b"\n")
+        self._rest = rest
         for line in lines:
-            self._line(line)
+            self._line(bytes(line))
 
     def answer(self) -> Answer:
         """The whole answer. Raises Unanswered where the stream ended before its end."""
-        self._line(self._rest)
-        self._rest = b""
+        with contextlib.suppress(Unanswered):  # half of an event: the stream was cut
+            self._line(bytes(self._rest))
+        self._rest = bytearray()
         if not (self.is_done or self._finish):
             raise Unanswered("the answer's stream ended before its end", is_passing=True, is_billed=True)
         return Answer("".join(self._texts), self._usage, self._finish)
