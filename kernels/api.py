@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..ir.errors import UnsupportedSpec
+from ..ir.errors import SettingError, UnsupportedSpec
 from ..ir.spec import AttentionSpec
 from .kernel import Kernel, Specialiser
 from .options import Options
 from .specialisers import FunctionSpecialiser, SpecSpecialiser
+
+if TYPE_CHECKING:
+    from ..ir.transfer.models import EngineSettings
 
 __all__ = ["compile"]
 
@@ -26,6 +29,7 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     arch: str | None = None,
     example: Sequence[torch.Tensor] | None = None,
     verify: bool = True,
+    engine_options: Mapping[str, Any] | None = None,
 ) -> Kernel:
     """Make a fast attention kernel of a plain PyTorch function f(q, k, v, *captured) -> o.
 
@@ -40,17 +44,41 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     machine's). example: (q, k, v, *captured) to trace with at once; without it tracing waits for the first call.
     verify: check each specialisation against the function in fp64.
 
+    engine: what makes the program. "rules" rewrites an expert's program; "llm" asks the language models that
+    `engine_options` or the environment name, and takes what is verified; "auto" asks them for what the rules refuse.
+    engine_options: models, base_url, samples, rounds, seconds, money, transcript, …; ir/transfer/models/settings.py
+    has them all.
+
     Raises UnsupportedSpec for what cannot be compiled, LoweringError for what the target cannot express,
-    BuildError when the compiler fails, VerificationError when the kernel disagrees with the function.
+    BuildError when the compiler fails, VerificationError when the kernel disagrees with the function,
+    TransferFailed when models gave no right program within their limits.
     """
-    options = Options(target, arch, backward, deterministic, engine, verify)
+    options = Options(target, arch, backward, deterministic, engine, verify, _engine_settings(engine, engine_options))
     kernel = Kernel(_specialiser(spec, options), options=options)
     if example is not None:
         kernel.prepare(*example)
     return kernel
 
 
+def _engine_settings(engine: str, given: Mapping[str, Any] | None) -> EngineSettings | None:
+    """Settings of an engine that asks models; what is certain to be missing later is refused now."""
+    if engine not in ("llm", "auto"):
+        if given:
+            raise SettingError(f"engine_options with engine={engine!r}: only 'llm' and 'auto' have options")
+        return None
+    from ..ir.transfer.models import EngineSettings
+
+    settings = EngineSettings.of(given)
+    if engine == "llm" and not settings.models:
+        raise SettingError("engine 'llm' needs the names of models: engine_options={'models': …} or TILEWRIGHT_MODELS")
+    return settings
+
+
 def _specialiser(spec: object, options: Options) -> Specialiser:
+    if options.engine != "rules" and (isinstance(spec, AttentionSpec) or callable(spec)):
+        from .engine_specialiser import AutoSpecialiser, ModelSpecialiser
+
+        return (ModelSpecialiser if options.engine == "llm" else AutoSpecialiser)(spec, options)
     if isinstance(spec, AttentionSpec):
         return SpecSpecialiser(spec, options)
     if callable(spec):

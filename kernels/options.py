@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..ir.errors import UnsupportedSpec
+from ..ir.errors import SettingError, UnsupportedSpec
 from .gradients.order import Order
+
+if TYPE_CHECKING:
+    from ..ir.transfer.models import EngineSettings
 
 __all__ = ["Options"]
 
 NOT_YET = {
     "cuda": "target 'cuda' is not available in this release; on NVIDIA GPUs use target='triton'",
-    "llm": "engine 'llm' is not available in this release; use engine='rules'",
 }
 TARGETS = ("auto", "cpu", "triton")
+ENGINES = ("rules", "llm", "auto")
 PLANS = ("safe", "greedy")
 
 
@@ -24,6 +28,9 @@ class Options:
     backward: calls may be differentiated. deterministic: gradients have the same bits in every run (the forward always
     has); `torch.use_deterministic_algorithms(True)` asks for that as well. A string names the planner's mode: "safe"
     runs on any number of workers, "greedy" is closer to the bound and gives way to "safe" where too few run at once.
+
+    engine: rules, llm (language models write the program) or auto (llm for what the rules refuse). engine_settings: of
+    llm and auto.
     """
 
     target: str = "auto"
@@ -32,18 +39,20 @@ class Options:
     deterministic: bool | str = False
     engine: str = "rules"
     verify: bool = True
+    engine_settings: EngineSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compiled."""
-        for asked in (self.target, self.engine):
-            if asked in NOT_YET:
-                raise UnsupportedSpec(NOT_YET[asked])
+        if self.target in NOT_YET:
+            raise UnsupportedSpec(NOT_YET[self.target])
         if self.target not in TARGETS:
             raise UnsupportedSpec(f"target {self.target!r}: wanted one of {', '.join(TARGETS)}")
         if isinstance(self.deterministic, str) and self.deterministic not in PLANS:
             raise UnsupportedSpec(f"deterministic={self.deterministic!r}: wanted True, False, {' or '.join(PLANS)}")
-        if self.engine != "rules":
-            raise UnsupportedSpec(f"engine {self.engine!r}: wanted 'rules'")
+        if self.engine not in ENGINES:
+            raise UnsupportedSpec(f"engine {self.engine!r}: wanted one of {', '.join(ENGINES)}")
+        if self.engine != "rules" and self.engine_settings is None:
+            raise SettingError(f"engine {self.engine!r} needs engine_settings")
 
     @property
     def order(self) -> Order:

@@ -137,8 +137,7 @@ def test_nothing_to_show_before_the_first_call() -> None:
     [
         ({"target": "cuda"}, "target 'cuda' is not available in this release; .* use target='triton'"),
         ({"target": "tpu"}, "target 'tpu': wanted one of auto, cpu, triton"),
-        ({"engine": "llm"}, "engine 'llm' is not available in this release; use engine='rules'"),
-        ({"engine": "magic"}, "engine 'magic': wanted 'rules'"),
+        ({"engine": "magic"}, "engine 'magic': wanted one of rules, llm, auto"),
     ],
 )
 def test_options_that_do_not_exist_are_refused(options: dict[str, object], text: str) -> None:
