@@ -69,7 +69,10 @@ class Shapes:
         return self.tiles[axis].tile if axis in self.tiles else self.sizes[axis]
 
     def axes(self, expr: Expr) -> tuple[str, ...]:
-        """Axes of a tile expression, in the order of a tile it reads that has them all, else in order of binding."""
+        """Axes of a tile expression, in the order of a tile that it reads, or else of any, that has just these.
+
+        Where there is no such tile yet, in the order in which tile variables are bound.
+        """
         found: dict[str, None] = {}
         tiles: list[tuple[str, ...]] = []
         for node in walk(expr):
@@ -79,6 +82,8 @@ class Shapes:
             elif node.op is Op.INDEX:
                 found[str(node.attr)] = None
         whole = next((axes for axes in tiles if len(axes) == len(found)), None)
+        if whole is None and len(found) > 1:
+            whole = next((t.axes for t in self.names.values() if set(t.axes) == set(found)), None)
         order = [*self.tiles, *self.sizes]
         return whole if whole is not None else tuple(sorted(found, key=order.index))
 

@@ -66,14 +66,21 @@ class Subject:
 
 
 def verify_compiled(
-    compiled: Compiled, subject: Subject, *, thorough: bool = False, progress: Progress | None = None
+    compiled: Compiled,
+    subject: Subject,
+    *,
+    thorough: bool = False,
+    progress: Progress | None = None,
+    cases: Sequence[Case] | None = None,
 ) -> Report:
     """The built kernel against the subject; never raises for a wrong result.
 
-    Builds it if need be, while the oracle works. Raises BuildError when that fails.
+    With `cases`, those are tried instead of the program's own, on the CPU. Builds the kernel if need be, while the
+    oracle works. Raises BuildError when that fails.
     """
-    cases = subject.cases(cases_for(compiled.program, thorough=thorough))
-    device = torch.device(DEVICES[compiled.lowered.target])
+    tried = cases_for(compiled.program, thorough=thorough) if cases is None else cases
+    device = torch.device(DEVICES[compiled.lowered.target] if cases is None else "cpu")
+    cases = subject.cases(tried)
     checker = _Checker(subject, compiled.run, compiled.fixed, device)
     with ThreadPoolExecutor(1) as pool:
         build = pool.submit(compiled.launch)

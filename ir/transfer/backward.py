@@ -21,6 +21,7 @@ from ..program import (
     Alloc,
     Fill,
     Gemm,
+    Grid,
     Let,
     Load,
     Param,
@@ -276,8 +277,14 @@ def round_operands(program: Program, backward: Backward) -> Program:
 
 
 def drop_dead(program: Program, backward: Backward) -> Program:
-    """`drop_unread`, and inputs that nothing reads any more, but for q, k, v and the captured tensors."""
+    """`drop_unread`, grids with nothing left to do, and inputs that nothing reads but q, k, v and the captured tensors.
+
+    rewrite:
+        for b, h, m in grid(B, Hq, tiles(M, 64)): (nothing)      ->      (nothing)
+    needs: nothing.
+    """
     program = drop_unread(program)
+    program = replace(program, body=tuple(s for s in program.body if not isinstance(s, Grid) or s.body))
     kept = {*FORWARD, *(tensor.name for tensor in backward.spec.captured)}
     used = {node.attr for r in program.regions for node in walk(r.body) if node.op is Op.LOAD}
     for statement in statements(program.body):

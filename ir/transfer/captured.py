@@ -116,21 +116,10 @@ def take_weights(program: Program, backward: Backward) -> Program:
     return edit_program(program, edit)
 
 
-def drop_idle(program: Program, backward: Backward) -> Program:
-    """`drop_dead`, and grids that have nothing left to do.
-
-    rewrite:
-        for b, h, m in grid(B, Hq, tiles(M, 64)): (nothing)      ->      (nothing)
-    needs: nothing.
-    """
-    program = drop_dead(program, backward)
-    return replace(program, body=tuple(s for s in program.body if not isinstance(s, Grid) or s.body))
-
-
 PASSES: dict[Source, tuple[Pass, ...]] = {
-    Source.VALUE: (bind_tensors, set_regions, set_weights, scale_weights, drop_true_predicate, drop_idle),
-    Source.AFTER: (bind_tensors, set_regions, take_weights, set_weights, drop_true_predicate, drop_idle),
-    Source.SINK: (bind_tensors, set_regions, drop_idle),
+    Source.VALUE: (bind_tensors, set_regions, set_weights, scale_weights, drop_true_predicate, drop_dead),
+    Source.AFTER: (bind_tensors, set_regions, take_weights, set_weights, drop_true_predicate, drop_dead),
+    Source.SINK: (bind_tensors, set_regions, drop_dead),
 }
 
 __all__ = ["PASSES", "form_of", "transfer_captured"]

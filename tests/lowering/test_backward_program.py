@@ -8,10 +8,12 @@ import torch
 
 from tilewright.ir.errors import BarrierPhaseError, Deadlock
 from tilewright.ir.interpreter import explore, interpret
+from tilewright.ir.parser import parse_program
 from tilewright.ir.program import Program
 from tilewright.kernels.dtypes import as_array
 
 from .backward import CASES, ORDERS, Plan, Problem, distance, plan_of, problem_of, program_of
+from .variants import VARIANTS
 
 TILES = (16, 16)
 NAMES = ("causal", "documents", "blocks")
@@ -101,3 +103,11 @@ def test_ranks_that_come_twice_and_ranks_that_never_come() -> None:
         interpret(program, arguments_of(program, problem, (jobs, lists, twice)))
     with pytest.raises(Deadlock, match="its turn 9 to add to dq_sum"):
         interpret(program, arguments_of(program, problem, (jobs, lists, never)))
+
+
+@pytest.mark.parametrize("form", ["flash_backward", "flash_backward_rows", "flash_backward_split"])
+@pytest.mark.parametrize("name", ["sigmoid", "relu", "share-question", "row-sum", "powers"])
+def test_the_text_of_every_form_is_a_program(name: str, form: str) -> None:
+    """Weights that need no sums of rows leave a grid with nothing to do, which goes as a whole."""
+    program = program_of(VARIANTS[name].spec(d=8, dv=8), TILES, form=form)
+    assert parse_program(str(program)) == program
