@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from ..ir.dtypes import DType
-from ..ir.errors import ShapeError, TilewrightError, UnsupportedSpec
+from ..ir.errors import TilewrightError, UnsupportedSpec
 from ..ir.parser import parse_program, parse_spec
 from ..ir.printer import print_program, print_spec
 from ..ir.program import Program
-from ..ir.spec import AttentionSpec, TensorSpec
+from ..ir.spec import AttentionSpec
 from ..lowering import TARGETS
 from .compiled import Compiled, Stages, lower_program
 from .files import write_text
@@ -24,6 +24,7 @@ from .machine import runs_here
 from .options import NOT_YET
 from .references import FOLDER, reference_program
 from .report import Report
+from .same_tensors import check_same_tensors
 from .saved import MANIFEST, load_compiled, save
 from .shapes import DEFAULT_SHAPE, Shape
 from .spec_source import example_tensors, load_source
@@ -135,31 +136,6 @@ def _example_for(program: Program, compiled: Compiled | None, example: Example) 
     b, _, hkv, m, n, d, dv = DEFAULT_SHAPE
     shape = (b, group * hkv, hkv, m, n, fixed.get("D", d), fixed.get("Dv", dv))
     return Example(example.dtype or q.dtype, example.shape or shape)
-
-
-def check_same_tensors(program: Program, spec: AttentionSpec) -> None:
-    """Refuse to compare a program with a function of other tensors."""
-    inputs = tuple(TensorSpec(p.name, p.dtype, p.dims) for p in program.params if not p.is_output)
-    if len(inputs) != len(spec.tensors):
-        raise ShapeError(
-            f"program {program.name} takes {len(inputs)} tensors, function {spec.name} {len(spec.tensors)}"
-        )
-    for ours, theirs in zip(inputs, spec.tensors, strict=True):
-        if (ours.dtype, ours.dims) != (theirs.dtype, theirs.dims):
-            raise ShapeError(
-                f"{ours.name}: program {program.name} takes {_typed(ours)}, function {spec.name} {_typed(theirs)}"
-            )
-    wanted = {"D": spec.head_dim, "Dv": spec.value_dim}
-    for name, size in wanted.items():
-        if program.fixed.get(name, size) != size:
-            raise ShapeError(
-                f"program {program.name} has {name}={program.fixed[name]}, function {spec.name} was traced "
-                f"with {name}={size}; give matching example tensors"
-            )
-
-
-def _typed(tensor: TensorSpec) -> str:
-    return f"{tensor.dtype.value}[{', '.join(map(str, tensor.dims))}]"
 
 
 def _subject(text: str, example: Example) -> Subject:

@@ -89,8 +89,32 @@ def _nan_row(tensors: CaseTensors, spec: AttentionSpec) -> None:
     tensors[0][:, :, 5, 0] = float("nan")
 
 
+def _rising(tensors: CaseTensors, spec: AttentionSpec) -> None:
+    """Scores that grow along the keys, from tile to tile, so that every running maximum is soon out of date."""
+    q, k = tensors[:2]
+    steps = torch.linspace(-1.0, 1.0, max(k.shape[2], 1), dtype=torch.float32)
+    q.copy_(q.abs().clamp(min=0.5))
+    k.copy_(k.float() * 0.1 + 8.0 * steps[: k.shape[2], None])
+
+
+def _sunken(tensors: CaseTensors, spec: AttentionSpec) -> None:
+    """Products that are all negative, beyond what a float32 exponential can tell from zero."""
+    q, k = tensors[:2]
+    q.copy_(q.abs().clamp(min=0.5))
+    k.copy_(-k.abs() - 128.0 / q.shape[3] ** 0.5)
+
+
+def _indicator(tensors: CaseTensors, spec: AttentionSpec) -> None:
+    """Equal products, and values that say which key they are of: the output shows which keys are kept."""
+    q, k, v = tensors[:3]
+    q.zero_()
+    keys, width = v.shape[2:]
+    v.copy_((torch.arange(keys)[:, None] % width == torch.arange(width)).to(v.dtype))
+
+
 CONTENTS: dict[str, Callable[[CaseTensors, AttentionSpec], None]] = {
-    "normal": _normal, "large": _large, "masked_rows": _masked_rows, "nan_row": _nan_row,
+    "normal": _normal, "large": _large, "masked_rows": _masked_rows, "nan_row": _nan_row, "rising": _rising,
+    "sunken": _sunken, "indicator": _indicator,
 }  # fmt: skip
 
 

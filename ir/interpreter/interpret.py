@@ -21,7 +21,7 @@ from .steps import Step, Team, binding_lines, parameter_lines, steps_of
 from .synchronisation import wait_for
 
 
-def interpret(
+def interpret(  # noqa: PLR0913 - what a run is asked for, each with a default
     program: Program,
     arguments: Mapping[str, Array],
     *,

@@ -34,6 +34,7 @@ class CounterExample:
 
     sizes: by name, B, Hq, Hkv, M, N. place: where the output differs most, (b, h, i, d) or (b, h, i) of lse.
     inputs: what the tensors hold, in words. got and wanted: the values at `place`; budget: the error allowed there.
+    diagnosis: what that means, where it can be told, such as which key a row keeps by mistake.
     """
 
     sizes: Mapping[str, int]
@@ -43,13 +44,14 @@ class CounterExample:
     got: float
     wanted: float
     budget: float
+    diagnosis: str = ""
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
         place = ", ".join(map(str, self.place))
         return (
             f"{self.output}[{place}] is {self.got:.6g}, wanted {self.wanted:.6g} within {self.budget:.2g} "
-            f"({sizes}; {self.inputs})"
+            f"({sizes}; {self.inputs})" + (f": {self.diagnosis}" if self.diagnosis else "")
         )
 
 
