@@ -20,7 +20,7 @@ class Limits:
     the intermediate results of one expression; seconds: of the run.
     """
 
-    steps: int = 300_000
+    steps: int = 120_000
     elements: int = 1 << 25
     seconds: float = 20.0
 

@@ -34,7 +34,7 @@ __all__ = ["FunctionClaim"]
 Function = Callable[..., Any]
 PROBES = ({"B": 2, "Hkv": 3, "M": 5, "N": 7}, {"B": 2, "Hkv": 3, "M": 7, "N": 7})
 MOST_NAMINGS = 64
-DRAWS = 4
+DRAWS = 2
 FLOAT32_EPSILON = float(torch.finfo(torch.float32).eps)
 
 

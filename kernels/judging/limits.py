@@ -26,7 +26,7 @@ class JudgeLimits:
     run: Limits = field(default_factory=Limits)
     seconds: float = 60.0
     runs: int = 250
-    seconds_to_shrink: float = 8.0
+    seconds_to_shrink: float = 60.0
     seeds: tuple[int, ...] = (0, 1, 2)
 
 

@@ -139,17 +139,23 @@ def worst(ran: Ran, truths: dict[str, Truth]) -> Finding | None:
 
 def smallest(inputs: Inputs, claim: Claim, fails: Fails) -> Inputs:
     """The same input cut to the least sizes that still fail."""
-    changed = True
-    while changed:
-        changed = False
+    for names in TOGETHER:
+        inputs = _least(inputs, names, LADDER, claim, fails) or inputs
+    while True:  # what became smaller may let the others become so too
         for names in TOGETHER:
-            less = _least(inputs, names, claim, fails)
-            changed, inputs = changed or less is not None, less or inputs
-    return inputs
+            sizes = inputs.main_sizes
+            less = _least(inputs, names, (1, *(sizes[name] - 1 for name in names)), claim, fails)
+            if less is not None:
+                inputs = less
+                break
+        else:
+            return inputs
 
 
-def _least(inputs: Inputs, names: tuple[str, ...], claim: Claim, fails: Fails) -> Inputs | None:
-    """The least of a ladder of sizes that fails, then the least between it and the step below."""
+def _least(
+    inputs: Inputs, names: tuple[str, ...], ladder: Sequence[int], claim: Claim, fails: Fails
+) -> Inputs | None:
+    """The least size of a ladder that fails, then the least between it and the step below."""
     sizes = inputs.main_sizes
     largest = max(sizes[name] for name in names)
 
@@ -160,7 +166,7 @@ def _least(inputs: Inputs, names: tuple[str, ...], claim: Claim, fails: Fails) -
         return smaller if claim.allows(smaller) and fails(smaller) else None
 
     low = 0 if names[0] in ("B", "Hkv") else -1
-    for step in [size for size in LADDER if low < size < largest]:
+    for step in sorted({size for size in ladder if low < size < largest}):
         found, high = cut(step), step
         if found is None:
             low = step
