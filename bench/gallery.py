@@ -61,8 +61,9 @@ class Example:
 
 
 def examples() -> list[Example]:
-    """Every file of examples/, by name."""
-    return [Example(path.stem, _module(path)) for path in sorted((ROOT / "examples").glob("*.py"))]
+    """Every attention function of examples/, by name: the files that have inputs()."""
+    found = [Example(path.stem, _module(path)) for path in sorted((ROOT / "examples").glob("*.py"))]
+    return [example for example in found if hasattr(example.module, "inputs")]
 
 
 def _module(path: Path) -> ModuleType:
