@@ -1,0 +1,505 @@
+"""Statements of a kernel with named axes: a grid of the program language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...errors import UnsupportedKernel
+from ...expr import Expr, Op, apply, const, free_vars, index, load, loads, select, transform, var
+from ...program import (
+    All,
+    Fill,
+    Gemm,
+    Grid,
+    If,
+    Index,
+    Let,
+    Load,
+    RangeLoop,
+    Reduce,
+    ReduceAdd,
+    Ref,
+    Statement,
+    Store,
+    TileAt,
+    TileAxis,
+    TileLoop,
+    Tiles,
+)  # fmt: skip
+from .axes import Axis, AxisFinder, without_guards
+from .elementwise import folded
+from .places import TensorInfo, axis_terms, conjunction, is_lower_bound, upper_limit
+from .poly import Poly, added, scaled, to_expr
+from .reader import Reader
+from .sizes import ceil_div
+from .values import ELEMENTS, Access, Assign, Branch, Constant, Item, Loop, Product, Reduction
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the kernels of a program share: tensors, tile variables, names of whole dimensions."""
+
+    tensors: Mapping[str, TensorInfo]
+    sizes: frozenset[str]
+    size_names: Mapping[str, str]
+    tiles: dict[str, Tiles] = field(default_factory=dict)
+    whole: dict[tuple[str, int], str] = field(default_factory=dict)
+
+
+class Emitter:
+    """Writes one kernel."""
+
+    def __init__(self, reader: Reader, finder: AxisFinder, shared: Shared, warps: int | None, stages: int) -> None:
+        self.reader = reader
+        self.integers = reader.integers
+        self.axes = finder.found
+        self.finder = finder
+        self.shared = shared
+        self.warps = warps
+        self.stages = stages
+        self.order = "ascending"
+        self.bound_by_grid: dict[str, Tiles] = {}
+        self.bound_by_loop: dict[str, tuple[Axis, str]] = {}
+        self.placed: dict[str, list[Axis]] = {}
+
+    # Roles of axes
+
+    def grid(self) -> Grid:
+        """The kernel's grid. Raises UnsupportedKernel for what has no form in the language."""
+        leaves = self._leaves()
+        self._reverse(leaves)
+        for root, axis in self.axes.items():
+            if not axis.is_whole:
+                self._role(root, axis, leaves)
+        names, extents = self._grid_extents(leaves)
+        for root, axis in self.axes.items():
+            if not axis.is_whole:
+                number = to_expr(axis.number)
+                self.integers.meaning[f"axis.{root}"] = index(axis.name) - number * axis.width
+        body = (*self._tile_statements(""), *self.body(self.reader.body))
+        return Grid(names, extents, body, self.order, self.warps)
+
+    def _leaves(self) -> list[str]:
+        found: list[str] = []
+
+        def visit(name: str) -> None:
+            meaning = self.integers.meaning.get(name)
+            if meaning is None:
+                found.append(name)
+            elif meaning is not const(0):
+                visit(f"{name}.hi")
+                visit(f"{name}.lo")
+
+        for name in reversed(self.reader.programs):
+            visit(name)
+        return found
+
+    def _reverse(self, leaves: list[str]) -> None:
+        """Instances that take the tiles from last to first are numbered by their tiles."""
+        for axis in self.axes.values():
+            for name in leaves:
+                if axis.number.get((var(name),)) == -1:
+                    last = self.integers.extents[name] - 1
+                    turned = f"{name}.turned"
+                    self.integers.meaning[name] = last - var(turned)
+                    self.integers.extents[turned] = self.integers.extents[name]
+                    leaves[leaves.index(name)] = turned
+                    self.order = "descending"
+        for axis in self.axes.values():
+            axis.number = self.integers.poly(to_expr(axis.number))
+
+    def _role(self, root: int, axis: Axis, leaves: list[str]) -> None:
+        assert axis.extent is not None
+        axis.extent = self.integers.simplify(axis.extent)
+        number = axis.number
+        single = next(iter(number)) if len(number) == 1 and list(number.values()) == [1] else ()
+        token = str(single[0].attr) if len(single) == 1 else ""
+        tiles = Tiles(axis.extent, axis.width)
+        if token in leaves:
+            cut = self._grid_tiles(token, axis)
+            if cut is not None:
+                tiles = cut
+        loops = self._loops()
+        loop = next((lp for lp in reversed(loops) if any(lp.token in free_vars(f) for t in number for f in t)), None)
+        axis.name = self._tile_name(axis, tiles)
+        if token in leaves and self._grid_tiles(token, axis) is not None and token not in self.bound_by_grid:
+            self.bound_by_grid[token] = tiles
+            self.integers.meaning[token] = var(axis.name)
+        elif token in leaves and self.bound_by_grid.get(token) == tiles:
+            pass
+        elif loop is not None and self._covers(loop, axis):
+            direction = "ascending" if number.get((var(loop.token),)) == 1 else "descending"
+            self.bound_by_loop[loop.token] = (axis, direction)
+        else:
+            scope = "" if loop is None else loop.token
+            if all(other.name != axis.name for other in self.placed.get(scope, ())):
+                self.placed.setdefault(scope, []).append(axis)
+        self.shared.tiles[axis.name] = tiles
+
+    def _grid_tiles(self, token: str, axis: Axis) -> Tiles | None:
+        assert axis.extent is not None
+        count = self.integers.poly(self.integers.extents[token.removesuffix(".turned")])
+        if count == self.integers.poly(ceil_div(axis.extent, axis.width)):
+            return Tiles(axis.extent, axis.width)
+        whole = to_expr(count)
+        if whole.op is Op.FLOORDIV and whole.args[1] is const(axis.width):
+            most = to_expr(added(self.integers.poly(whole.args[0]), {(): 1 - axis.width}))
+            if loads(axis.extent):
+                return Tiles(axis.extent, axis.width, most)
+        return None
+
+    def _covers(self, loop: Loop, axis: Axis) -> bool:
+        """Whether a loop visits all tiles of an axis, one after another or from last to first."""
+        assert axis.extent is not None
+        trips = self._trips(loop)
+        if trips != self.integers.poly(ceil_div(axis.extent, axis.width)) or loop.token in self.bound_by_loop:
+            return self.bound_by_loop.get(loop.token, (None, ""))[0] is not None and axis.number in (
+                {(var(loop.token),): 1},
+            ) and self.bound_by_loop[loop.token][0].name == axis.name  # fmt: skip
+        up: Poly = {(var(loop.token),): 1}
+        return axis.number in (up, added(added(trips, {(): -1}), scaled(up, -1)))
+
+    def _trips(self, loop: Loop) -> Poly:
+        length = to_expr(added(self.integers.poly(loop.high), scaled(self.integers.poly(loop.low), -1)))
+        return self.integers.poly((length + loop.step - 1) // loop.step)
+
+    def _loops(self) -> list[Loop]:
+        found: list[Loop] = []
+
+        def visit(body: list[Item]) -> None:
+            for item in body:
+                if isinstance(item, Loop):
+                    found.append(item)
+                if isinstance(item, (Loop, Branch)):
+                    visit(item.body)
+
+        visit(self.reader.body)
+        return found
+
+    def _tile_name(self, axis: Axis, tiles: Tiles) -> str:
+        """m for rows of queries, n for rows of keys, t for others; another name where one means other tiles."""
+        roles = {self.shared.size_names.get(f"role:{name}", "t") for name in axis.tensors}
+        wanted = "n" if "n" in roles else "m" if "m" in roles else "t"
+        for other in self.axes.values():
+            if other.name and other.number == axis.number and other.width == axis.width and other.extent is axis.extent:
+                return other.name
+        used = {other.name for other in self.axes.values() if other.name and other.number != axis.number}
+        for number in range(1, 100):
+            name = wanted if number == 1 else f"{wanted}{number}"
+            same_place = name not in used or self._never_together(name, axis)
+            if self.shared.tiles.get(name, tiles) == tiles and same_place:
+                return name
+        raise UnsupportedKernel("too many axes")
+
+    def _never_together(self, name: str, axis: Axis) -> bool:
+        """Whether the axes of that name belong to other loops than this one."""
+        mine = {f for t in axis.number for a in t for f in free_vars(a) if ".it" in f or f.startswith("it")}
+        for other in self.axes.values():
+            if other.name == name:
+                theirs = {f for t in other.number for a in t for f in free_vars(a) if ".it" in f or f.startswith("it")}
+                if not mine or not theirs or mine & theirs:
+                    return False
+        return True
+
+    def _grid_extents(self, leaves: list[str]) -> tuple[tuple[str, ...], tuple[Expr | Tiles, ...]]:
+        names: list[str] = []
+        extents: list[Expr | Tiles] = []
+        for leaf in leaves:
+            if leaf in self.bound_by_grid:
+                continue
+            extent = self.integers.simplify(self.integers.extents[leaf])
+            name = self._scalar_name(extent, leaf, names)
+            self.integers.meaning[leaf] = var(name)
+            names.append(name)
+            extents.append(extent)
+        cut = sorted(self.bound_by_grid.items(), key=lambda item: leaves.index(item[0]))
+        if all(tiles.most is None for _, tiles in cut):  # keep the order of the launch
+            order = {str(self.integers.meaning[leaf].attr): leaves.index(leaf) for leaf in leaves}
+        else:
+            order = {}
+        for leaf, tiles in cut:
+            names.append(str(self.integers.meaning[leaf].attr))
+            extents.append(Tiles(self.integers.simplify(tiles.extent), tiles.tile, tiles.most))
+            self.shared.tiles[names[-1]] = extents[-1]  # type: ignore[assignment]
+        pairs = sorted(zip(names, extents, strict=True), key=lambda pair: order.get(pair[0], 0))
+        if not pairs:
+            pairs = [(self.reader.names.fresh("one"), const(1))]
+        return tuple(name for name, _ in pairs), tuple(extent for _, extent in pairs)
+
+    def _scalar_name(self, extent: Expr, leaf: str, names: list[str]) -> str:
+        size = self.shared.size_names.get(str(extent.attr), "") if extent.op is Op.VAR else ""
+        wanted = {"B": "b", "Hq": "h", "Hkv": "g"}.get(size) or {0: "b", 1: "h"}.get(len(names), "e")
+        for name in (wanted, "b", "h", "g", "e", "s", "c"):
+            if name not in names:
+                return name
+        return self.reader.names.fresh("e")
+
+    # Statements
+
+    def body(self, items: list[Item]) -> tuple[Statement, ...]:
+        """A body's statements."""
+        out: list[Statement] = []
+        for item in items:
+            out += self._statement(item)
+        return tuple(out)
+
+    def _statement(self, item: Item) -> list[Statement]:
+        if isinstance(item, Access):
+            return self._access(item)
+        if isinstance(item, Assign):
+            return [Let(item.name, self.final(item.expr))]
+        if isinstance(item, Constant):
+            axes = tuple(self._axis_name(axis) for axis in item.axes if axis is not None)
+            return [Fill(item.name, ELEMENTS[item.element], axes, self.final(item.value))]
+        if isinstance(item, Product):
+            into = None if item.into is None else self.final(item.into)
+            return [Gemm(item.name, item.left, item.right, into)]
+        if isinstance(item, Reduction):
+            return [Reduce(item.name, item.op, item.source, self._axis_name(item.axis))]
+        if isinstance(item, Loop):
+            return [self._loop(item)]
+        return self._branch(item)
+
+    def _branch(self, item: Branch) -> list[Statement]:
+        if self._is_certain(item.condition):
+            return list(self.body(item.body))
+        inner = self.body(item.body)
+        return [If(self.final(item.condition), inner)] if inner else []
+
+    def _is_certain(self, condition: Expr) -> bool:
+        """Whether a condition says that a grid's tile begins before the end, which instances know."""
+        if condition.op not in (Op.LT, Op.LE):
+            return False
+        low, high = (self.integers.poly(arg) for arg in condition.args)
+        difference = added(high, scaled(low, -1))
+        if condition.op is Op.LE:
+            difference = added(difference, {(): 1})
+        for name, tiles in ((str(self.integers.meaning[t].attr), c) for t, c in self.bound_by_grid.items()):
+            start: Poly = {(var(name),): tiles.tile}
+            if difference == added(self.integers.poly(tiles.extent), scaled(start, -1)):
+                return True
+        return False
+
+    def _loop(self, loop: Loop) -> Statement:
+        stages = loop.stages or self.stages
+        if loop.token in self.bound_by_loop:
+            axis, direction = self.bound_by_loop[loop.token]
+            assert axis.extent is not None
+            tiles = Tiles(self.final(axis.extent), axis.width)
+            number: Expr = var(axis.name)
+            if direction == "descending":
+                number = to_expr(self._trips(loop)) - 1 - number
+            self.integers.meaning[loop.token] = number
+            self.shared.tiles[axis.name] = tiles
+            inner = (*self._tile_statements(loop.token), *self.body(loop.body))
+            return TileLoop(axis.name, tiles, inner, None, "any", direction, max(stages, 1))
+        start, stop = self._range(loop)
+        inner = (*self._tile_statements(loop.token), *self.body(loop.body))
+        return RangeLoop(loop.name, self.final(start), self.final(stop), inner)
+
+    def _range(self, loop: Loop) -> tuple[Expr, Expr]:
+        """Start and stop of a counted loop: in steps from 0 where the start is a multiple of the step."""
+        low, step = self.integers.poly(loop.low), self.integers.poly(loop.step)
+        found = self.integers.divided(low, step)
+        if found is not None and not found[1]:
+            start = to_expr(found[0])
+            self.integers.meaning[loop.token] = var(loop.name) - start
+            stop = loop.high if loop.step is const(1) else (loop.high + loop.step - 1) // loop.step
+            return start, stop
+        self.integers.meaning[loop.token] = var(loop.name)
+        return const(0), to_expr(self._trips(loop))
+
+    def _tile_statements(self, scope: str) -> list[Statement]:
+        found: list[Statement] = []
+        for axis in self.placed.get(scope, ()):
+            assert axis.extent is not None
+            tiles = Tiles(self.final(axis.extent), axis.width)
+            self.shared.tiles[axis.name] = tiles
+            found.append(TileAt(axis.name, tiles, self.final(to_expr(axis.number))))
+        return found
+
+    def _axis_name(self, number: int) -> str:
+        axis = self.axes.get(self.reader.axes.find(number))
+        if axis is None:
+            raise UnsupportedKernel("an axis of a tile that no access to memory names")
+        return self.shared.whole[axis.whole[0]] if axis.is_whole else axis.name
+
+    # Places
+
+    def _access(self, access: Access) -> list[Statement]:
+        tensor = self.shared.tensors[access.tensor]
+        indices = [self.integers.poly(e) for e in self._decomposed(tensor, access)]
+        ref, rows = self._reference(tensor, indices, access)
+        needed, whole = self._conditions(access)
+        if ref is None:
+            return self._elements(access, indices, whole)
+        where = None
+        apart: list[Expr] = []
+        for condition in needed:
+            over = {str(node) for node in _axes_read(condition)}
+            if rows is not None and over <= {rows}:
+                where = condition if where is None else where & condition
+            else:
+                apart.append(condition)
+        if access.kind == "load":
+            return self._load(access, ref, where, apart, whole)
+        if apart or (where is not None and access.kind == "add"):
+            raise UnsupportedKernel("a mask over columns of what is written", f"tt.{access.kind}", access.place)
+        assert access.value is not None
+        value = self.final(access.value)
+        return [Store(ref, value, where)] if access.kind == "store" else [ReduceAdd(ref, value)]
+
+    def _decomposed(self, tensor: TensorInfo, access: Access) -> list[Expr]:
+        return [to_expr(p) for p in self.finder.decompose(tensor, access)]
+
+    def _load(
+        self, access: Access, ref: Ref, where: Expr | None, apart: list[Expr], whole: list[Expr]
+    ) -> list[Statement]:
+        other = access.other
+        is_zero = other is None or (other.op is Op.CONST and other.attr == 0)
+        if is_zero and not apart:
+            return [Load(access.name, ref, "register", where)]
+        assert other is not None or apart
+        condition = apart if is_zero else whole
+        if not condition:
+            return [Load(access.name, ref, "register", where)]
+        raw = self.reader.names.fresh(f"{access.name}_all")
+        chosen = condition[0]
+        for more in condition[1:]:
+            chosen = chosen & more
+        fill = const(0.0) if other is None else self.final(other)
+        value = var(raw, ELEMENTS[access.element].kind)
+        return [Load(raw, ref, "register", where), Let(access.name, select(chosen, value, fill))]
+
+    def _elements(self, access: Access, indices: list[Poly], whole: list[Expr]) -> list[Statement]:
+        """A tile whose elements lie at places computed over several axes is read element by element."""
+        if access.kind != "load":
+            raise UnsupportedKernel("places computed over several axes", f"tt.{access.kind}", access.place)
+        value = load(access.tensor, tuple(self.final(to_expr(p)) for p in indices), ELEMENTS[access.element].kind)
+        for condition in reversed(whole):
+            value = select(condition, value, 0.0 if access.other is None else self.final(access.other))
+        return [Let(access.name, value)]
+
+    def _reference(
+        self, tensor: TensorInfo, indices: list[Poly], access: Access
+    ) -> tuple[Ref | None, str | None]:
+        """The reference, and the axis of its rows; None for places computed over several axes."""
+        plain: list[Index] = []
+        computed: set[str] = set()
+        for position, poly in enumerate(indices):
+            item = self._index(tensor, position, poly)
+            plain.append(item)
+            if isinstance(item, Expr):
+                computed |= _axes_read(item)
+        if len(computed) > 1 or any(name.startswith("axis.") for name in computed):
+            return None, None
+        plain = [
+            index(item.name) if isinstance(item, TileAxis) and item.name in computed else item for item in plain
+        ]
+        rows = next(iter(computed), None) or next((i.name for i in plain if isinstance(i, TileAxis)), None)
+        return Ref(tensor.name, tuple(plain)), rows
+
+    def _index(self, tensor: TensorInfo, position: int, poly: Poly) -> Index:
+        tokens = axis_terms(poly)
+        if len(tokens) == 1 and poly == {(var(tokens[0]),): 1}:
+            axis = self.finder.axis(tokens[0])
+            if axis.is_whole and (tensor.name, position) in axis.whole:
+                return All()
+        expr = self.final(to_expr(poly))
+        if expr.op is Op.INDEX:
+            name = str(expr.attr)
+            axis = next(axis for axis in self.axes.values() if axis.name == name)
+            assert axis.extent is not None
+            if self.integers.poly(axis.extent) == self.integers.poly(tensor.dims[position]):
+                return TileAxis(name)
+        return expr
+
+    def _conditions(self, access: Access) -> tuple[list[Expr], list[Expr]]:
+        """Conditions of a mask that the place does not imply, and all that say something."""
+        needed: list[Expr] = []
+        whole: list[Expr] = []
+        for condition in conjunction(access.mask):
+            if is_lower_bound(condition, self.integers):
+                continue
+            final = self.final(condition)
+            if final.op is Op.CONST and final.attr is True:
+                continue
+            if self._is_implied(condition, final):
+                if not any(name.startswith("axis.") for name in free_vars(final)):
+                    whole.append(final)
+                continue
+            needed.append(final)
+            whole.append(final)
+        return needed, whole
+
+    def _is_implied(self, condition: Expr, final: Expr) -> bool:
+        limit = upper_limit(condition, self.integers)
+        if limit is not None:  # an axis without a meaning of its own: a whole dimension
+            axis = self.finder.axis(limit[0])
+            return axis.is_whole and set(limit[1]) == {()} and limit[1][()] >= self._whole_size(axis)
+        if final.op not in (Op.LT, Op.LE):
+            return False
+        for axis in self.axes.values():
+            if axis.is_whole or axis.extent is None:
+                continue
+            difference = added(self.integers.poly(final.args[1]), scaled(self.integers.poly(final.args[0]), -1))
+            if final.op is Op.LE:
+                difference = added(difference, {(): 1})
+            end = self.integers.poly(axis.extent)
+            if difference == added(end, {(index(axis.name),): -1}):
+                return True
+        return False
+
+    def _whole_size(self, axis: Axis) -> int:
+        tensor, position = axis.whole[0]
+        return int(self.shared.tensors[tensor].dims[position].attr)  # type: ignore[call-overload]
+
+    # Expressions
+
+    def final(self, expr: Expr) -> Expr:
+        """An expression in the program's names: places as indices, whole dimensions' bounds left out."""
+        expr = self._without_whole(expr)
+        simple = self.integers.simplify(expr)
+        return transform(simple, self._element)
+
+    def _without_whole(self, expr: Expr) -> Expr:
+        """Conditions that hold for every element of a whole dimension are true."""
+
+        def known(node: Expr) -> Expr | None:
+            if node.op in (Op.LT, Op.LE) and self._is_true(node):
+                return const(True)
+            if node.op in (Op.AND, Op.OR, Op.SELECT):
+                new = folded(node.op, *node.args)
+                return None if new is node else new
+            return None
+
+        return transform(expr, known)
+
+    def _is_true(self, node: Expr) -> bool:
+        limit = upper_limit(node, self.integers)
+        if limit is None:
+            return False
+        axis = self.finder.axis(limit[0])
+        return axis.is_whole and set(limit[1]) == {()} and limit[1][()] >= self._whole_size(axis)
+
+    def _element(self, node: Expr) -> Expr | None:
+        if node.op is not Op.LOAD or len(node.args) != 1:
+            return None
+        tensor = self.shared.tensors[str(node.attr)]
+        if len(tensor.dims) == 1 and tensor.strides[0].coefficient == 1 and not tensor.strides[0].names:
+            return None
+        access = Access("load", tensor.name, node.args[0], (), None, "", None)
+        indices = self.finder.decompose(tensor, access)
+        return load(tensor.name, tuple(to_expr(p) for p in indices), node.kind)
+
+
+def _axes_read(expr: Expr) -> set[str]:
+    """Tile variables and unnamed axes that an expression is computed over."""
+    from ...expr import walk
+
+    found = {str(node.attr) for node in walk(expr) if node.op is Op.INDEX}
+    return found | {name for name in free_vars(expr) if name.startswith("axis.")}
+
+
+__all__ = ["Emitter", "Shared", "apply", "without_guards"]

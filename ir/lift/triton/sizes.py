@@ -1,0 +1,144 @@
+"""Which expression of the tensors' sizes every integer of a launch is: found by agreement over several examples."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...errors import UnsupportedKernel
+from ...expr import Expr, const, var
+
+Values = tuple[int, ...]
+MAX_DEGREE = 4
+USUAL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Monomial:
+    """coefficient * product of sizes (names, sorted, with repetition)."""
+
+    coefficient: int
+    names: tuple[str, ...] = ()
+
+    def expr(self) -> Expr:
+        """The product as an expression."""
+        factors = [var(name) for name in self.names]
+        if self.coefficient != 1 or not factors:
+            factors.insert(0, const(self.coefficient))
+        return math.prod(factors[1:], start=factors[0])
+
+
+class SizeTable:
+    """Names of sizes and their values in every example."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Values] = {}
+        self.blocks: set[int] = set(USUAL_BLOCKS)
+        self._found: dict[Values, Expr] = {}
+
+    def dimension(self, values: Values, name: str) -> Expr:
+        """The size of a dimension: a number where all examples agree, else a name (one name for equal values)."""
+        if len(set(values)) == 1:
+            return const(values[0])
+        for known, there in self.values.items():
+            if there == values:
+                return var(known)
+        self.values[name] = values
+        self._found.clear()
+        return var(name)
+
+    def identify(self, values: Values, what: str) -> Expr:
+        """The expression of the sizes that has these values. Raises UnsupportedKernel, naming `what`."""
+        found = self._found.get(values)
+        if found is None:
+            found = self._search(values)
+            if found is None:
+                raise UnsupportedKernel(
+                    f"{what} is {list(values)} in the examples, which is no expression of the tensors' sizes that is "
+                    f"looked for; sizes: {({name: list(v) for name, v in self.values.items()})}"
+                )
+            self._found[values] = found
+        return found
+
+    def monomial(self, values: Values) -> Monomial | None:
+        """coefficient * sizes with these values."""
+        if len(set(values)) == 1:
+            return Monomial(values[0])
+        for names, product in self._monomials():
+            if product == values:
+                return Monomial(1, names)
+        for names, product in self._monomials():
+            if all(p and v % p == 0 for v, p in zip(values, product, strict=True)):
+                ratios = {v // p for v, p in zip(values, product, strict=True)}
+                if len(ratios) == 1 and 0 not in ratios:
+                    return Monomial(ratios.pop(), names)
+        return None
+
+    def _monomials(self) -> Iterator[tuple[tuple[str, ...], Values]]:
+        for degree in range(1, MAX_DEGREE + 1):
+            for names in itertools.combinations_with_replacement(sorted(self.values), degree):
+                yield names, tuple(math.prod(column) for column in zip(*(self.values[n] for n in names), strict=True))
+
+    def _search(self, values: Values) -> Expr | None:
+        simple = self.monomial(values)
+        if simple is not None:
+            return simple.expr()
+        for expr, there in self._shifted():
+            if there == values:
+                return expr
+        for expr, there in self._quotients():
+            scaled = _ratio(values, there)
+            if scaled is not None:
+                return expr if scaled == 1 else expr * scaled
+        for expr, there in self._quotients():
+            if len(set(there)) > 1 and all(t and v % t == 0 for v, t in zip(values, there, strict=True)):
+                rest = self.monomial(tuple(v // t for v, t in zip(values, there, strict=True)))
+                if rest is not None:
+                    return expr * rest.expr()
+        return None
+
+    def _shifted(self) -> Iterator[tuple[Expr, Values]]:
+        for name, there in self.values.items():
+            for offset in (-1, 1):
+                yield var(name) + offset, tuple(v + offset for v in there)
+
+    def _quotients(self) -> Iterator[tuple[Expr, Values]]:
+        """Ratios of sizes, counts of blocks, counts of blocks of parts, rounded-up sizes."""
+        for (a, x), (b, y) in itertools.permutations(self.values.items(), 2):
+            if all(q and p % q == 0 for p, q in zip(x, y, strict=True)):
+                yield var(a) // var(b), tuple(p // q for p, q in zip(x, y, strict=True))
+        blocks = sorted(self.blocks)
+        bases = [(var(name), there) for name, there in self.values.items()]
+        for (expr, there), block in itertools.product(bases, blocks):
+            yield ceil_div(expr, block), tuple(-(-v // block) for v in there)
+        for (expr, there), parts, block in itertools.product(bases, blocks, blocks):
+            part = tuple(-(-v // parts) for v in there)
+            yield ceil_div(ceil_div(expr, parts), block), tuple(-(-v // block) for v in part)
+        for (expr, there), parts in itertools.product(bases, blocks):
+            yield expr // parts, tuple(v // parts for v in there)
+
+
+def ceil_div(value: Expr, block: int) -> Expr:
+    """The number of blocks of `block` that cover `value`."""
+    return (value + (block - 1)) // const(block)
+
+
+def _ratio(values: Values, there: Values) -> int | None:
+    if any(t == 0 or v % t for v, t in zip(values, there, strict=True)):
+        return None
+    ratios = {v // t for v, t in zip(values, there, strict=True)}
+    return ratios.pop() if len(ratios) == 1 else None
+
+
+def evaluate(expr: Expr, sizes: Mapping[str, int]) -> int:
+    """An expression of sizes as a number."""
+    from ...evaluate import evaluate as run
+
+    return int(run(expr, dict(sizes)))
+
+
+def columns(rows: Sequence[Sequence[int]]) -> list[Values]:
+    """Transpose: one tuple of values over the examples for each position."""
+    return [tuple(column) for column in zip(*rows, strict=True)]
