@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..consensus import Cluster, Consensus, consensus
-from ..consensus_decision import Action, Decision, Thresholds, decide
+from ..consensus_decision import Action, Decision, Thresholds, ambiguity, decide
 from ..consensus_decision import Budget as Left
 from ..engine import Outcome
 from .budget import BudgetSpent
 from .dialogue import ROUNDS_OVER, Desk, Line, hold
-from .requests import Unanswered
+from .requests import Unanswered, escaped
 
 __all__ = ["Conclusion", "Distinguisher", "conclude", "converse"]
 
 SEARCHES = 2
+MAX_REASON_CHARS = 120
 
 
 @runtime_checkable
@@ -83,9 +84,9 @@ async def _distinguish(
     desk: Desk, found: Consensus[Line], step: Decision, lines: Mapping[str, Sequence[Line]]
 ) -> list[str]:
     """Have the judge look for an input on which the clusters differ; where it finds one, judge all anew."""
-    judge = desk.court.judge
+    judge, what = desk.court.judge, f"the models are sure and differ: {ambiguity(found, _shown)}"
     if not isinstance(judge, Distinguisher):
-        return [step.reason]
+        return [what]
     texts = [found.clusters[place].medoid.text or "" for place in step.clusters]
     try:
         said = await desk.court.aside(lambda: judge.distinguish(texts), desk.budget.remaining_s)
@@ -95,9 +96,9 @@ async def _distinguish(
                 if line.text is not None and line.verdict is not None and line.verdict.outcome is not Outcome.UNPARSED:
                     line.verdict = await desk.court.verdict(line.text, desk.budget.remaining_s)
     except BudgetSpent as spent:
-        return [step.reason, str(spent)]
+        return [what, str(spent)]
     desk.transcript.add("distinguished", found=said)
-    return [f"{step.reason}; {said or 'no input was found on which they differ'}"]
+    return [f"{what}; {said or 'no input was found on which they differ'}"]
 
 
 def _consensus(lines: Mapping[str, Sequence[Line]]) -> Consensus[Line]:
@@ -119,6 +120,15 @@ def _behaviour(line: Line) -> Hashable:
     verdict = line.verdict
     assert verdict is not None
     return verdict.signature or (verdict.outcome, verdict.reason)
+
+
+def _shown(line: Line) -> str:
+    """An answer in words, for people."""
+    verdict = line.verdict
+    assert verdict is not None
+    if verdict.is_accepted:
+        return "a program that verification accepts"
+    return f"one that is {verdict.outcome.value} ({escaped(verdict.reason, MAX_REASON_CHARS)})"
 
 
 def _is_good(cluster: Cluster[Line]) -> bool:

@@ -116,9 +116,11 @@ def _fixed(reference: Program | None) -> dict[str, int]:
 
 def _correction(candidate: str, verdict: Verdict) -> str:
     """What the last answer was, and what is wrong with it."""
-    found = f"It is rejected ({verdict.outcome.value}): {verdict.reason or 'no reason given'}"
-    if verdict.counter_example is not None:
-        found += f"\nThe smallest input found on which it is wrong: {verdict.counter_example}"
+    example = "" if verdict.counter_example is None else str(verdict.counter_example)
+    lines = [f"It is rejected ({verdict.outcome.value})."]
+    lines += [verdict.reason] if verdict.reason and verdict.reason != example else []
+    lines += [f"The smallest input found on which it is wrong: {example}"] if example else []
+    found = "\n".join(lines)
     return (
         "Your last answer:\n" + quoted("CANDIDATE", candidate) + "\n\n" + quoted("FOUND", found) + "\n\n"
         "Say to yourself what is wrong, then answer with the whole corrected program."
