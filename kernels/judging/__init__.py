@@ -11,12 +11,16 @@ from ...ir.errors import UnsupportedSpec
 from ...ir.spec import AttentionSpec
 from ..verification import Subject
 from .claims import Claim, SpecClaim, Unanswered
+from .distinguish import Distinction, search_distinguishing
 from .functions import FunctionClaim
 from .inputs import Inputs
 from .judge import ProgramJudge
 from .limits import JudgeLimits
 
-__all__ = ["Claim", "FunctionClaim", "Inputs", "JudgeLimits", "ProgramJudge", "SpecClaim", "Unanswered", "make_judge"]
+__all__ = [
+    "Claim", "Distinction", "FunctionClaim", "Inputs", "JudgeLimits", "ProgramJudge", "SpecClaim", "Unanswered",
+    "make_judge", "search_distinguishing",
+]  # fmt: skip
 
 
 def make_judge(

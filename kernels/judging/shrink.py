@@ -152,9 +152,7 @@ def smallest(inputs: Inputs, claim: Claim, fails: Fails) -> Inputs:
             return inputs
 
 
-def _least(
-    inputs: Inputs, names: tuple[str, ...], ladder: Sequence[int], claim: Claim, fails: Fails
-) -> Inputs | None:
+def _least(inputs: Inputs, names: tuple[str, ...], ladder: Sequence[int], claim: Claim, fails: Fails) -> Inputs | None:
     """The least size of a ladder that fails, then the least between it and the step below."""
     sizes = inputs.main_sizes
     largest = max(sizes[name] for name in names)

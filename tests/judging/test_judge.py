@@ -182,7 +182,7 @@ def test_a_function_that_no_lift_takes_is_judged_by_running_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "old, new, word",
+    ("old", "new", "word"),
     [
         ("acc = zeros(f32[m, Dv])", "acc = zeros(f32[m, Dv])\n        for t in range(0, 1000000000):\n            z = t + 1", "timeout"),
         ("    for b, h, m in", "    big = alloc(f32[B, M, N, 1000000, 4096])\n    for b, h, m in", "failed:memory"),
