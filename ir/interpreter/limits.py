@@ -20,9 +20,9 @@ class Limits:
     the intermediate results of one expression; seconds: of the run.
     """
 
-    steps: int = 120_000
+    steps: int = 100_000
     elements: int = 1 << 25
-    seconds: float = 20.0
+    seconds: float = 60.0
 
 
 class Meter:

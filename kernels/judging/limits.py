@@ -24,7 +24,7 @@ class JudgeLimits:
 
     text_bytes: int = 1 << 18
     run: Limits = field(default_factory=Limits)
-    seconds: float = 60.0
+    seconds: float = 180.0
     runs: int = 250
     seconds_to_shrink: float = 60.0
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .limits import JudgeLimits
 
 __all__ = ["Candidate", "Ran", "is_concurrent", "output_roles", "run"]
 
+SCORES_A_STEP = 16  # of a program that does its work in tiles; the limit on statements grows with them
 BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
@@ -62,6 +63,9 @@ def run(program: Program, roles: Mapping[str, str], inputs: Inputs, limits: Limi
     """Interpret under limits. Never raises for what the program says."""
     names = [param.name for param in program.params if not param.is_output]
     arguments = {name: as_array(tensor) for name, tensor in zip(names, inputs.tensors, strict=True)}
+    sizes = inputs.main_sizes
+    scores = sizes["B"] * sizes["Hq"] * sizes["M"] * sizes["N"]
+    limits = replace(limits, steps=limits.steps + scores // SCORES_A_STEP)
     free = {name: inputs.sizes.get(name, 1) for name in program.free_sizes}
     try:
         found = interpret(program, arguments, seed=seed, sizes=free, limits=limits)

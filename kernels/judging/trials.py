@@ -33,6 +33,8 @@ SHARED = (
 LONGEST = 131  # what the list above reaches
 MOST_LENGTH = 1100  # of a case made for a constant
 MOST_OWN = 3
+SQUARE = 300  # longer ones of a candidate's own have few rows
+FEW_ROWS = 9
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ def own_inputs(claim: Claim, program: Program, shared: list[Inputs]) -> list[Inp
     found |= {node.attr for region in program.regions for node in walk(region.body) if node.op is Op.CONST}
     foreign = {c + 3 for c in found if type(c) is int} - {c + 3 for c in claim.constants}
     lengths = sorted(length for length in foreign if LONGEST <= length <= MOST_LENGTH)
-    cases += [Case(1, 1, length, length) for length in lengths[-MOST_OWN:]]
+    cases += [Case(1, 1, length if length <= SQUARE else FEW_ROWS, length) for length in lengths[-MOST_OWN:]]
     return _drawn(claim, cases, shared)
 
 
