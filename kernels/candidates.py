@@ -6,29 +6,24 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 
 from ..ir.errors import BuildError, LoweringError, ProgramError, TilewrightError
+from ..ir.parser import parse_program
 from ..ir.program import Program
 from ..ir.spec import TensorSpec
 from ..ir.transfer.engine import Outcome, Verdict
 from .arguments import DEVICES, bind_sizes
 from .compiled import Compiled, lower_program
+from .judging.distinguish import search_distinguishing
+from .judging.judge import ProgramJudge
 from .machine import runs_here
 
 __all__ = ["KernelJudge", "cost_on"]
 
 REPEATS = 5
 MOST_SECONDS = 1.0
-
-
-class Judging(Protocol):
-    """A judge of programs; see judging/judge.py."""
-
-    def judge(self, text: str) -> Verdict:
-        """The verdict on program text."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class KernelJudge:
     has_lse: the kernel must give one. target None: none in particular.
     """
 
-    inner: Judging
+    inner: ProgramJudge
     tensors: Sequence[TensorSpec]
     has_lse: bool
     target: str | None = None
@@ -52,10 +47,23 @@ class KernelJudge:
         reason = self._misfit(verdict.program) or self._refusal(verdict.program)
         return verdict if not reason else replace(verdict, outcome=Outcome.FAILED, reason=reason, signature=(reason,))
 
-    def distinguish(self, candidates: Sequence[str]) -> str:
+    def distinguish(self, candidates: Sequence[str], names: Sequence[str]) -> str:
         """An input on which the candidates differ, in words, added to the inner judge's cases; "" without any."""
-        search = getattr(self.inner, "distinguish", None)
-        return "" if search is None else str(search(candidates) or "")
+        valid = [(text, name) for text, name in zip(candidates, names, strict=True) if self._is_valid(text)]
+        if len(valid) < 2:
+            return ""
+        found = search_distinguishing(self.inner, [text for text, _ in valid], names=[name for _, name in valid])
+        if found is None:
+            return ""
+        self.inner.add_case(found.inputs)
+        return found.sentence
+
+    def _is_valid(self, text: str) -> bool:
+        try:
+            self.inner.candidate(parse_program(text))
+        except TilewrightError:
+            return False
+        return True
 
     def _misfit(self, program: Program) -> str:
         names = [param.name for param in program.params if not param.is_output]

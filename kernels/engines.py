@@ -67,7 +67,7 @@ def transfer_with_engine(  # noqa: PLR0913 - what a command line says
     Raises SettingError for what cannot be asked, ScheduleError or UnsupportedSpec for what the rules cannot do,
     TransferFailed where no candidate was accepted.
     """
-    question = question_of(spec, example)
+    question = question_of(spec, example, must_lift=engine == "rules")
     rank = cost_on(target, arch, example) if target is not None and example is not None else None
     judge = KernelJudge(ProgramJudge(question.claim), question.tensors, question.has_lse, target, arch)
     return engine_named(engine, settings, rank).transfer(task_of(question, reference, judge))
@@ -84,9 +84,16 @@ def engine_named(name: str, settings: EngineSettings | None, rank: Callable[[Pro
 
 
 def question_of(
-    spec: Callable[..., Any] | AttentionSpec, example: Sequence[torch.Tensor] | None, stages: Stages | None = None
+    spec: Callable[..., Any] | AttentionSpec,
+    example: Sequence[torch.Tensor] | None,
+    stages: Stages | None = None,
+    *,
+    must_lift: bool = False,
 ) -> Question:
-    """The question that a function or a spec is. A function that the lift refuses is judged by its own results."""
+    """The question that a function or a spec is. A function that the lift refuses is judged by its own results.
+
+    must_lift: raise what the lift raises.
+    """
     if isinstance(spec, AttentionSpec):
         return _lifted(Subject(spec), print_spec(spec))
     if example is None:
@@ -95,7 +102,7 @@ def question_of(
     try:
         subject = trace(spec, example, stages or Stages())
     except UnsupportedSpec as refusal:
-        if not text:
+        if must_lift or not text:
             raise
         name = identifier(str(getattr(spec, "__name__", type(spec).__name__)))
         claim, sizes = FunctionClaim(spec, tuple(example), name), {"D": example[0].shape[3], "Dv": example[2].shape[3]}

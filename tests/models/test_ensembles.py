@@ -125,9 +125,9 @@ class Suspicious:
             return Verdict(Outcome.ACCEPTED, "", None, ("also",), verdict.program)
         return verdict
 
-    def distinguish(self, candidates) -> str:
+    def distinguish(self, candidates, names) -> str:
         self.is_warned = True
-        return f"{len(candidates)} candidates differ on M=1"
+        return f"{', '.join(names)} differ on M=1"
 
 
 def test_an_input_that_tells_candidates_apart_is_heeded(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_an_input_that_tells_candidates_apart_is_heeded(tmp_path: Path) -> None:
     with serving(plays) as server:
         made = engine(server.url, tmp_path, **THREE, samples=2, rounds=1).transfer(ambiguous)
     assert print_program(made.program) == right
-    assert any(note.endswith("2 candidates differ on M=1") for note in made.notes)
+    assert any(note.endswith("; b and c, a differ on M=1") for note in made.notes)
 
 
 def test_of_what_is_right_the_cheapest_is_taken(task, tmp_path: Path) -> None:

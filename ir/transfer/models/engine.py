@@ -126,10 +126,10 @@ class AutoEngine:
     name: str = "auto"
 
     def transfer(self, task: Task) -> Transferred:
-        """By the first engine; by the second for what the first cannot do, with a note of why."""
+        """By the first engine; by the second for what the first cannot do or has rejected, with a note of why."""
         try:
             return self.first.transfer(task)
-        except (ScheduleError, UnsupportedSpec) as refusal:
+        except (ScheduleError, UnsupportedSpec, TransferFailed) as refusal:
             reason = escaped(str(refusal))
             made = self.second.transfer(task if task.refusal else replace(task, refusal=str(refusal)))
             return replace(made, notes=(f"{self.first.name}: {reason}", *made.notes))

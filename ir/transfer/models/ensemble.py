@@ -25,8 +25,8 @@ MAX_REASON_CHARS = 120
 class Distinguisher(Protocol):
     """A judge that can look for an input on which candidates differ, and add it to its cases."""
 
-    def distinguish(self, candidates: Sequence[str]) -> str:
-        """What it found, in words; "" where no such input is found. Later verdicts heed it."""
+    def distinguish(self, candidates: Sequence[str], names: Sequence[str]) -> str:
+        """What it found, in words that call candidates by `names`; "" without such an input. Later verdicts heed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,10 @@ async def _distinguish(
     judge, what = desk.court.judge, f"the models are sure and differ: {ambiguity(found, _shown)}"
     if not isinstance(judge, Distinguisher):
         return [what]
-    texts = [found.clusters[place].medoid.text or "" for place in step.clusters]
+    apart = [found.clusters[place] for place in step.clusters]
+    texts, names = [one.medoid.text or "" for one in apart], [" and ".join(one.models) for one in apart]
     try:
-        said = await desk.court.aside(lambda: judge.distinguish(texts), desk.budget.remaining_s)
+        said = await desk.court.aside(lambda: judge.distinguish(texts, names), desk.budget.remaining_s)
         if said:
             desk.court.forget()
             for line in (line for row in lines.values() for line in row):
