@@ -127,7 +127,7 @@ class AxisFinder:
             tensor.dims[position].op is Op.CONST for tensor, position in direct
         ):  # fmt: skip
             size = int(next(iter(fixed)).attr)  # type: ignore[call-overload]
-            if size == axis.width or size < axis.width and {(): size} in axis.limits:
+            if size == axis.width or (size < axis.width and {(): size} in axis.limits):
                 axis.whole = [(tensor.name, position) for tensor, position in direct]
                 return
         numbers = [self._number(base, axis.width) for base, _, _ in axis.forms]
@@ -191,6 +191,7 @@ def expressions_of(body: list[Item]) -> Iterator[Expr]:
 
 def without_guards(expr: Expr) -> Expr:
     """Masked loads of indices without their masks: `where(n < N, table[n], 0)` -> `table[n]`."""
+
     def plain(node: Expr) -> Expr | None:
         if node.op is Op.SELECT and node.args[1].op is Op.LOAD and node.args[2].op is Op.CONST:
             return node.args[1]

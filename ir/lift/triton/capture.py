@@ -48,7 +48,7 @@ def capture(launch: Callable[..., Any], example: Sequence[Any]) -> Run:
             result = launch(*example)
     except UnsupportedKernel:
         raise
-    except Exception as error:  # noqa: BLE001  (the user's code: any failure is reported as such)
+    except Exception as error:
         raise UnsupportedKernel(f"the launcher failed on CPU tensors: {type(error).__name__}: {error}") from error
     if not run.launches:
         raise UnsupportedKernel(f"{getattr(launch, '__name__', 'the launcher')} launched no Triton kernel")
@@ -68,7 +68,6 @@ def _tensors_of(result: Any) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _recording(run: Run) -> Iterator[None]:
-    import torch
     from triton.runtime.autotuner import Autotuner
     from triton.runtime.jit import JITFunction
 
@@ -80,10 +79,21 @@ def _recording(run: Run) -> Iterator[None]:
         run.notes.append(f"{self.fn.__name__ if hasattr(self.fn, '__name__') else 'kernel'}: first tuning row {config}")
         return self.fn.run(*args, **{**config.all_kwargs(), **kwargs})
 
-    device = SimpleNamespace(multi_processor_count=132, major=9, minor=0, name="none", total_memory=80 << 30)
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(JITFunction, "run", record))
         stack.enter_context(mock.patch.object(Autotuner, "run", first_config))
+        stack.enter_context(on_cpu())
+        stack.enter_context(_poison())
+        yield
+
+
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Launchers that ask for a GPU are answered as if CPU tensors were on one."""
+    import torch
+
+    device = SimpleNamespace(multi_processor_count=132, major=9, minor=0, name="none", total_memory=80 << 30)
+    with contextlib.ExitStack() as stack:
         for name, value in (
             ("device", lambda *_: contextlib.nullcontext()), ("synchronize", lambda *_: None),
             ("current_device", lambda: 0), ("get_device_capability", lambda *_: (9, 0)),
@@ -92,7 +102,6 @@ def _recording(run: Run) -> Iterator[None]:
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment,method-assign]
         stack.callback(lambda: delattr(torch.Tensor, "is_cuda"))
-        stack.enter_context(_poison())
         stack.enter_context(torch.no_grad())
         yield
 

@@ -68,6 +68,7 @@ def read_for(reader: Reader, operation: Operation) -> None:
             reader.values[inner] = Value(value.shape, value.element, expr, None, value.base)
         else:
             carried[inner] = _carry(reader, inner, outer, value)
+            reader.carried.add(carried[inner][0])
             reader.values[inner] = carried[inner][1]
     reader.values[counter] = Value((), "i32", folded(Op.ADD, bounds[0], var(token) * bounds[2]))
     stages = _stages(operation)
@@ -135,7 +136,7 @@ def _carry(reader: Reader, inner: str, outer: str, value: Value) -> tuple[str, V
 
 def _plain(name: str) -> str:
     """`%acc_64` -> `acc`."""
-    text = name.lstrip("%").split("#")[0]
+    text = name.lstrip("%").split("~")[0].split("#")[0]
     head, _, tail = text.rpartition("_")
     return head if head and tail.isdigit() else text
 
@@ -151,9 +152,7 @@ def _write_back(reader: Reader, carried: dict[str, tuple[str, Value]], yields: d
     pending = [item for item in pending if not (item[1].op is Op.VAR and item[1].attr == item[0])]
     written: list[str] = []
     while pending:
-        ready = next(
-            (p for p in pending if not any(p[0] in free_vars(q[1]) for q in pending if q is not p)), None
-        )
+        ready = next((p for p in pending if not any(p[0] in free_vars(q[1]) for q in pending if q is not p)), None)
         if ready is None:
             name, expr, axes = pending.pop(0)
             aside = reader.names.fresh(f"{name}_next")
@@ -210,7 +209,11 @@ def read_if(reader: Reader, operation: Operation) -> None:
 
 
 def _joined(
-    reader: Reader, operation: Operation, condition: Value, then: tuple[list[Item], Value], other: tuple[list[Item], Value]
+    reader: Reader,
+    operation: Operation,
+    condition: Value,
+    then: tuple[list[Item], Value],
+    other: tuple[list[Item], Value],
 ) -> Value:
     """One result of a choice."""
     (ours, a), (theirs, b) = then, other

@@ -29,6 +29,7 @@ from ...program import (
 )  # fmt: skip
 from .axes import Axis, AxisFinder, without_guards
 from .elementwise import folded
+from .naming import AXIS_NAMES
 from .places import TensorInfo, axis_terms, conjunction, is_lower_bound, upper_limit
 from .poly import Poly, added, scaled, to_expr
 from .reader import Reader
@@ -229,9 +230,11 @@ class Emitter:
 
     def _scalar_name(self, extent: Expr, leaf: str, names: list[str]) -> str:
         size = self.shared.size_names.get(str(extent.attr), "") if extent.op is Op.VAR else ""
-        wanted = {"B": "b", "Hq": "h", "Hkv": "g"}.get(size) or {0: "b", 1: "h"}.get(len(names), "e")
-        for name in (wanted, "b", "h", "g", "e", "s", "c"):
-            if name not in names:
+        wanted = {"B": "b", "Hq": "h", "Hkv": "g"}.get(size)
+        if wanted is None and leaf in self.reader.program_names:
+            wanted = self.reader.program_names[leaf]
+        for name in (wanted or ("b" if extent.op is not Op.CONST else "e"), "b", "h", "g", "e"):
+            if name not in names and (name in AXIS_NAMES or name not in self.reader.names.taken):
                 return name
         return self.reader.names.fresh("e")
 
@@ -381,9 +384,7 @@ class Emitter:
             value = select(condition, value, 0.0 if access.other is None else self.final(access.other))
         return [Let(access.name, value)]
 
-    def _reference(
-        self, tensor: TensorInfo, indices: list[Poly], access: Access
-    ) -> tuple[Ref | None, str | None]:
+    def _reference(self, tensor: TensorInfo, indices: list[Poly], access: Access) -> tuple[Ref | None, str | None]:
         """The reference, and the axis of its rows; None for places computed over several axes."""
         plain: list[Index] = []
         computed: set[str] = set()
@@ -394,9 +395,7 @@ class Emitter:
                 computed |= _axes_read(item)
         if len(computed) > 1 or any(name.startswith("axis.") for name in computed):
             return None, None
-        plain = [
-            index(item.name) if isinstance(item, TileAxis) and item.name in computed else item for item in plain
-        ]
+        plain = [index(item.name) if isinstance(item, TileAxis) and item.name in computed else item for item in plain]
         rows = next(iter(computed), None) or next((i.name for i in plain if isinstance(i, TileAxis)), None)
         return Ref(tensor.name, tuple(plain)), rows
 

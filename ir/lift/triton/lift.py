@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from ...spec import SIZES
 from ...verify import verify
 from .axes import AxisFinder
 from .capture import Launch, Run, capture, storage_of
+from .elementwise import single
 from .emit import Emitter, Shared
 from .naming import Names
 from .places import TensorInfo
@@ -37,6 +39,16 @@ class Lifted:
     program: Program
     ttir: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, str], ...] = ()  # sizes that are integer arguments of the launcher: (size, argument)
+
+    def arguments(self, launch: Callable[..., Any], example: Sequence[Any]) -> dict[str, Any]:
+        """The launcher's arguments by the program's names: tensors of its parameters, integers of its sizes."""
+        bound = inspect.signature(launch).bind(*example)
+        bound.apply_defaults()
+        found = {p.name: bound.arguments[p.name] for p in self.program.params if p.name in bound.arguments}
+        outputs = {p.name for p in self.program.params if p.is_output}
+        tensors = {name: _as_tensor(value) for name, value in found.items() if name not in outputs}
+        return tensors | {size: bound.arguments[argument] for size, argument in self.numbers}
 
 
 def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], name: str | None = None) -> Lifted:
@@ -54,7 +66,13 @@ def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], n
         verify(program)
     except TilewrightError as error:
         raise UnsupportedKernel(f"the kernel has no valid form in the program language: {error}\n{program}") from error
-    return Lifted(program, tuple(lifter.ttir), tuple(dict.fromkeys(lifter.notes)))
+    return Lifted(program, tuple(lifter.ttir), tuple(dict.fromkeys(lifter.notes)), lifter.numbers)
+
+
+def _as_tensor(value: Any) -> Any:
+    import torch
+
+    return torch.tensor(value) if isinstance(value, float) else value
 
 
 class _Lifter:
@@ -74,6 +92,7 @@ class _Lifter:
 
     def program(self) -> Program:
         """Read all launches, then name sizes and axes, then write."""
+        self.numbers: tuple[tuple[str, str], ...] = ()
         self._check_runs()
         self._user_arguments()
         self._fresh_tensors()
@@ -86,6 +105,7 @@ class _Lifter:
             finder.run()
         shared = Shared(self.tensors, sizes, {})
         shared.size_names = size_names(self.tensors, self.inputs, [finder for _, finder, _ in self.readers], sizes)
+        self.numbers = tuple((shared.size_names[s], s) for s in sorted(sizes) if s in self.runs[0].arguments)
         shared.whole, fixed = whole_names(self.tensors, self.inputs, [finder for _, finder, _ in self.readers])
         grids: list[Statement] = []
         for reader, finder, launch in self.readers:
@@ -178,8 +198,8 @@ class _Lifter:
     def _read(self, position: int) -> None:
         launches = [run.launches[position] for run in self.runs]
         first = launches[0]
-        for launch in launches:
-            self.table.blocks |= {v for v in launch.arguments.values() if type(v) is int and v > 1}
+        self.table.prefer(v for name, v in first.arguments.items() if type(v) is int and name not in first.constants)
+        self.table.prefer(first.arguments[name] for name in first.constants if type(first.arguments[name]) is int)
         self._strides()
         varying = self._varying_constants(launches)
         text = ttir_of(first, varying)
@@ -230,7 +250,7 @@ class _Lifter:
             return Value((), kind.element, offset, None, base)
         if isinstance(values[0], float):
             if len(set(values)) == 1:
-                return Value((), kind.element, const(values[0]))
+                return Value((), kind.element, const(single(values[0])))
             for scalar, there in self.scalars.items():
                 if there == values:
                     return Value((), kind.element, load(scalar, (), DType.F32.kind))

@@ -10,7 +10,7 @@ from ...spec import SIZES
 from .text import Block, Function, Operation
 
 THROUGH = ("tt.splat", "tt.expand_dims", "tt.broadcast", "tt.trans", "tt.reshape", "arith.extf", "ttg.convert_layout")
-AXIS_NAMES = ("b", "h", "g", "m", "n", "i", "j", "e", "s", "t", "c")
+AXIS_NAMES = ("b", "h", "g", "m", "n", "i", "j", "t")
 
 
 class Uses:

@@ -42,9 +42,7 @@ def decompose(tensor: TensorInfo, offset: Expr, integers: Integers, sizes: froze
     raise UnsupportedKernel(f"an index of {tensor.name} cannot be told from its neighbours")
 
 
-def _dimension(
-    tensor: TensorInfo, term: Term, coefficient: int, sizes: frozenset[str]
-) -> tuple[int, Term, int]:
+def _dimension(tensor: TensorInfo, term: Term, coefficient: int, sizes: frozenset[str]) -> tuple[int, Term, int]:
     best: tuple[int, int] | None = None
     names = Counter(str(atom.attr) for atom in term if atom.op is Op.VAR and str(atom.attr) in sizes)
     for position, (stride, weight) in enumerate(zip(tensor.strides, tensor.weights, strict=True)):

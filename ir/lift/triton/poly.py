@@ -79,9 +79,7 @@ class Integers:
                 return found[0] if node.op is Op.FLOORDIV else found[1]
         if node.op in (Op.MIN, Op.MAX):
             return self._extreme(node.op, parts)
-        args = tuple(
-            to_expr(part) if arg.kind is Kind.INT else arg for part, arg in zip(parts, node.args, strict=True)
-        )
+        args = tuple(to_expr(part) if arg.kind is Kind.INT else arg for part, arg in zip(parts, node.args, strict=True))
         return {(rebuild(node, args),): 1}
 
     def _extreme(self, op: Op, parts: list[Poly]) -> Poly:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...edit import expressions, map_expressions, names_read
-from ...expr import Expr, Op, const, substitute, var
+from ...expr import Expr, Op, const, free_vars, substitute, var, walk
 from ...program import (
     All,
     Block,
@@ -26,9 +26,9 @@ from ...program import (
     Tiles,
     statements,
 )  # fmt: skip
-from .axes import AxisFinder
+from .axes import AxisFinder, accesses_of
 from .naming import Names
-from .places import TensorInfo
+from .places import TensorInfo, axis_terms
 from .sizes import SizeTable
 
 Dims = tuple[str | int, ...]
@@ -39,70 +39,85 @@ def size_names(
 ) -> dict[str, str]:
     """Names of sizes by the roles they play: B, Hq, Hkv, M, N where that can be told; `role:tensor` is m or n.
 
-    The first three tensors are queries, keys and values; a size that both have is N if tiles run over it.
+    The first three tensors of rank 3 or more are queries, keys and values. Rows of queries that tiles run over are M,
+    rows of keys N (N too where they are one size); rows that lie at computed places are counted by names of their own.
     """
     arrays = [name for name in inputs if name in tensors and len(tensors[name].dims) >= 3]
     queries, keys = arrays[:1], arrays[1:3]
-    tiled = _tiled(finders, sizes)
+    tiled, computed = _tiled(finders, sizes)
     names: dict[str, str] = {}
-    rows = {s for t, s in tiled if t in queries}
-    columns = {s for t, s in tiled if t in keys}
-    for size in sorted(columns):
-        names.setdefault(size, "N" if "N" not in names.values() else "")
-    for size in sorted(rows - columns):
-        names.setdefault(size, "M" if "M" not in names.values() else "")
-    names = {size: name for size, name in names.items() if name}
-    own = [_size(dim) for name in queries for dim in tensors[name].dims]
-    theirs = [_size(dim) for name in keys for dim in tensors[name].dims]
-    for size in [s for s in own if s and s not in names]:
-        wanted = ("B", "Hq") if size in theirs else ("Hq", "B")
-        order = [n for n in (wanted if own.index(size) or size not in theirs else ("B",)) if n not in names.values()]
-        if order:
-            names[size] = order[0]
-    for size in [s for s in theirs if s and s not in names]:
-        if "Hkv" not in names.values() and len([s for s in theirs if s]) > 1 and theirs.index(size) != 0:
-            names[size] = "Hkv"
+    _name_first(names, sorted({s for t, s in tiled if t in keys}), "N")
+    _name_first(names, sorted({s for t, s in tiled if t in queries} - set(names)), "M")
+    for tensor, wanted in ((queries, ("Tq",)), (keys, ("Slots", "Page"))):
+        for size in [s for t in tensor for s in _sizes(tensors[t]) if s not in names and (t, s) in computed]:
+            shared = any((t, size) in computed for t in (queries if tensor is keys else keys))
+            _name_first(names, [size], *(("T",) if shared else wanted if len(tensors[tensor[0]].dims) > 3 or
+                                         tensor is queries else ("Tk",)))  # fmt: skip
+    own = [s for name in queries for s in _sizes(tensors[name]) if s not in names]
+    theirs = [s for name in keys for s in _sizes(tensors[name]) if s not in names]
+    for size in own:
+        _name_first(names, [size], *(("B", "Hq") if len(own) > 1 else ("Hq",)))
+    for size in theirs:
+        _name_first(names, [size], "Hkv", "B")
     taken = {*names.values(), "B", "Hq", "Hkv", "M", "N", "D", "Dv"}
-    for size in sorted(sizes):
-        if size not in names:
-            names[size] = _plain(size, taken)
-            taken.add(names[size])
+    for size in sorted(sizes - set(names)):
+        names[size] = _plain(size, taken, "M" not in names.values() and _is_most(size, finders))
+        taken.add(names[size])
     for name in tensors:
-        role = "n" if name in keys or (name[:2] in ("dk", "dv") and name in _outputs(tensors)) else "m"
-        names[f"role:{name}"] = role
+        is_key = name in keys or (name[:2] in ("dk", "dv") and tensors[name].role != "input")
+        names[f"role:{name}"] = "n" if is_key else "m"
     return names
 
 
-def _outputs(tensors: Mapping[str, TensorInfo]) -> set[str]:
-    return {name for name, tensor in tensors.items() if tensor.role != "input"}
+def _name_first(names: dict[str, str], sizes: Sequence[str], *wanted: str) -> None:
+    """Give the first name that is free to the first size that has none."""
+    for size in sizes:
+        free = [name for name in wanted if name not in names.values()]
+        if size not in names and free:
+            names[size] = free[0]
 
 
-def _size(dim: Expr) -> str | None:
-    return str(dim.attr) if dim.op is Op.VAR else None
+def _sizes(tensor: TensorInfo) -> list[str]:
+    return [str(dim.attr) for dim in tensor.dims if dim.op is Op.VAR]
 
 
-def _plain(size: str, taken: set[str]) -> str:
+def _is_most(size: str, finders: Sequence[AxisFinder]) -> bool:
+    """Whether a size that no tensor has counts the tiles of a grid."""
+    return "." not in size and any(
+        size in free_vars(extent) for finder in finders for extent in finder.reader.integers.extents.values()
+    )
+
+
+def _plain(size: str, taken: set[str], is_rows: bool) -> str:
     if "." not in size:
-        wanted = size
-    else:
-        tensor, position = size.rsplit(".", 1)
-        wanted = f"{tensor.capitalize()}{position}"
+        wanted = "M" if is_rows else size
+        return wanted if is_rows or wanted not in taken else f"{wanted}_"
+    tensor, position = size.rsplit(".", 1)
+    wanted = f"{tensor.capitalize()}{position}"
     while wanted in taken:
         wanted += "_"
     return wanted
 
 
-def _tiled(finders: Sequence[AxisFinder], sizes: frozenset[str]) -> set[tuple[str, str]]:
-    """(tensor, size) of all dimensions that tiles run over."""
-    found = set()
+def _tiled(finders: Sequence[AxisFinder], sizes: frozenset[str]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """(tensor, size) of all dimensions that tiles run over from 0, and of those whose indices are computed."""
+    direct: set[tuple[str, str]] = set()
+    computed: set[tuple[str, str]] = set()
     for finder in finders:
-        for axis in finder.found.values():
-            if axis.is_whole:
-                continue
-            for _, tensor, position in axis.forms:
-                if tensor is not None and _size(tensor.dims[position]) in sizes:
-                    found.add((tensor.name, str(_size(tensor.dims[position]))))
-    return found
+        for access in accesses_of(finder.reader.body):
+            tensor = finder.tensors[access.tensor]
+            for dim, item in zip(tensor.dims, access.indices, strict=True):
+                index = finder.reader.integers.poly(item)
+                for token in axis_terms(index):
+                    axis = finder.axis(token)
+                    if axis.is_whole or str(dim.attr) not in sizes:
+                        continue
+                    start = {(var(token),): 1} | {t: c * axis.width for t, c in axis.number.items()}
+                    if index == start and axis.number:
+                        direct.add((tensor.name, str(dim.attr)))
+                    elif any(node.op in (Op.LOAD, Op.MOD) for term in index for atom in term for node in walk(atom)):
+                        computed.add((tensor.name, str(dim.attr)))
+    return direct, computed - direct
 
 
 def whole_names(
@@ -148,7 +163,9 @@ def zero_grids(
         extents: list[Expr | Tiles] = []
         indices: list[Expr | TileAxis | All] = []
         shape = dims[name]
-        tiled = len(shape) - 2 if isinstance(shape[-1], str) and shape[-1] and _is_whole(tensors[name]) else len(shape) - 1
+        tiled = (
+            len(shape) - 2 if isinstance(shape[-1], str) and shape[-1] and _is_whole(tensors[name]) else len(shape) - 1
+        )
         for position, dim in enumerate(shape):
             size = const(dim) if isinstance(dim, int) else var(dim)
             if position > tiled:
@@ -167,9 +184,7 @@ def _is_whole(tensor: TensorInfo) -> bool:
     return tensor.dims[-1].op is Op.CONST and len(tensor.dims) > 1
 
 
-def finish(
-    program: Program, sizes: Mapping[str, Expr], table: SizeTable, tensors: Mapping[str, TensorInfo]
-) -> Program:
+def finish(program: Program, sizes: Mapping[str, Expr], table: SizeTable, tensors: Mapping[str, TensorInfo]) -> Program:
     """Final names of sizes everywhere; names bound again where that is safe; sizes that no tensor has are declared."""
     program = map_expressions(program, lambda e: substitute(e, sizes))
     program = replace(program, body=tuple(_most(s, sizes) for s in program.body))
@@ -251,9 +266,7 @@ def _renamed(statement: Statement, old: str, new: str) -> Statement:
     def rename(expr: Expr) -> Expr:
         from ...expr import transform
 
-        return transform(
-            expr, lambda e: var(new, e.kind) if e.op is Op.VAR and e.attr == old and kinds else None
-        )
+        return transform(expr, lambda e: var(new, e.kind) if e.op is Op.VAR and e.attr == old and kinds else None)
 
     (found,) = map_expressions(program, rename).body
     return _rename_operands(found, old, new)

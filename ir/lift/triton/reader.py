@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,7 +12,7 @@ from . import control
 from .elementwise import TABLE, compared, folded, library_function, single
 from .naming import Names, Uses, needs_name, source_name
 from .poly import Integers
-from .text import Block, Function, Operation, Type
+from .text import Function, Operation, Type
 from .values import (
     ELEMENTS,
     Access,
@@ -48,6 +47,8 @@ class Reader:
         self.body: list[Item] = []
         self.notes: dict[str, None] = {}
         self.counter = 0
+        self.carried: set[str] = set()
+        self.program_names: dict[str, str] = {}
         self.programs = [f"{prefix}pid.{axis}" for axis in range(3)]
         for name, extent in zip(self.programs, grid, strict=True):
             self.integers.extents[name] = extent
@@ -196,6 +197,9 @@ def _literal(text: str, element: str) -> Expr:
 
 def _program_id(reader: Reader, operation: Operation) -> None:
     axis = next("xyz".index(word) for word in operation.words if word in ("x", "y", "z"))
+    name = reader.function.places.name(operation.place)
+    if name is not None:
+        reader.program_names[reader.programs[axis]] = name
     reader.define(operation, Value((), "i32", reader.integers.resolve(var(reader.programs[axis]))))
 
 
@@ -342,7 +346,7 @@ def _load(reader: Reader, operation: Operation) -> None:
     element = ELEMENTS[pointer.element]
     kind = Kind.INT if element is DType.BOOL else element.kind
     wide = [width for width in pointer.shape if width > 1]
-    if kind is Kind.INT and len(wide) <= 1 or not wide:
+    if (kind is Kind.INT and len(wide) <= 1) or not wide:
         expr = load(pointer.base, (pointer.expr,), kind)
         if mask is not None:
             zero = const(0) if kind is Kind.INT else const(0.0)
@@ -405,9 +409,15 @@ def _dot(reader: Reader, operation: Operation) -> None:
     start = reader.on_axes(into, (rows, columns))
     is_zero = start.op is Op.CONST and start.attr == 0
     name = reader.names.fresh(wanted)
-    reader.body.append(Product(name, left_name, right_name, None if is_zero else start))
-    kind = operation.types[-1]
-    reader.define(operation, Value(kind.shape, kind.element, var(name, Kind.FLOAT), (rows, columns)))
+    is_sum = not is_zero and not (free_vars(start) & reader.carried)
+    reader.body.append(Product(name, left_name, right_name, None if is_zero or is_sum else start))
+    shape, element = operation.types[-1].shape, operation.types[-1].element
+    product = Value(shape, element, var(name, Kind.FLOAT), (rows, columns))
+    if is_sum:  # what is added once is no accumulator: a score and its bias
+        total = Value(shape, element, folded(Op.ADD, product.expr, start), (rows, columns))
+        return reader.bind(operation, total)
+    reader.define(operation, product)
+    return None
 
 
 def _reduce(reader: Reader, operation: Operation) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import UnsupportedKernel
@@ -35,7 +35,7 @@ class SizeTable:
 
     def __init__(self) -> None:
         self.values: dict[str, Values] = {}
-        self.blocks: set[int] = set(USUAL_BLOCKS)
+        self.blocks: list[int] = list(USUAL_BLOCKS)
         self._found: dict[Values, Expr] = {}
 
     def dimension(self, values: Values, name: str) -> Expr:
@@ -57,10 +57,16 @@ class SizeTable:
             if found is None:
                 raise UnsupportedKernel(
                     f"{what} is {list(values)} in the examples, which is no expression of the tensors' sizes that is "
-                    f"looked for; sizes: {({name: list(v) for name, v in self.values.items()})}"
+                    f"looked for; sizes: { ({name: list(v) for name, v in self.values.items()}) }"
                 )
             self._found[values] = found
         return found
+
+    def prefer(self, blocks: Iterable[int]) -> None:
+        """Constants of a launch: counts of blocks are looked for with these first."""
+        first = sorted({block for block in blocks if block > 1}, reverse=True)
+        self.blocks = [*first, *(block for block in self.blocks if block not in first)]
+        self._found.clear()
 
     def monomial(self, values: Values) -> Monomial | None:
         """coefficient * sizes with these values."""
@@ -109,7 +115,7 @@ class SizeTable:
         for (a, x), (b, y) in itertools.permutations(self.values.items(), 2):
             if all(q and p % q == 0 for p, q in zip(x, y, strict=True)):
                 yield var(a) // var(b), tuple(p // q for p, q in zip(x, y, strict=True))
-        blocks = sorted(self.blocks)
+        blocks = self.blocks
         bases = [(var(name), there) for name, there in self.values.items()]
         for (expr, there), block in itertools.product(bases, blocks):
             yield ceil_div(expr, block), tuple(-(-v // block) for v in there)

@@ -121,7 +121,55 @@ def parse_ttir(text: str) -> tuple[Function, ...]:
         raise ParseError(1, 1, f"{len(text)} characters", f"at most {MAX_TEXT_BYTES}")
     table = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", text, re.MULTILINE))
     body = re.sub(r"^#\w+ = .*$", "", text, flags=re.MULTILINE)
-    return _Reader(body, Places(table)).module()
+    functions = _Reader(body, Places(table)).module()
+    for function in functions:
+        seen: set[str] = set()
+        scope = {name: _once(name, seen) for name, _ in function.arguments}
+        _unique(function.blocks, scope, seen)
+    return functions
+
+
+def _unique(blocks: list[Block], scope: dict[str, str], seen: set[str]) -> None:
+    """Give every value a name of its own: MLIR's names begin again in every region."""
+    scope = dict(scope)
+    for block in blocks:
+        block.arguments = [(scope.get(name, name), kind) for name, kind in block.arguments]
+        for operation in block.operations:
+            inner = dict(scope)
+            bound = _bound_by_loop(operation)
+            inner |= {name: _once(name, seen) for name in bound.values()}
+            operation.operands = [
+                (inner if position in bound else scope).get(name, name)
+                for position, name in enumerate(operation.operands)
+            ]
+            for region in operation.regions:
+                _unique_region(region, inner, seen)
+            new = [_once(name, seen) for name in operation.results]
+            scope |= dict(zip(operation.results, new, strict=True))
+            operation.results = new
+
+
+def _unique_region(region: list[Block], scope: dict[str, str], seen: set[str]) -> None:
+    scope = dict(scope)
+    for block in region:
+        scope |= {name: _once(name, seen) for name, _ in block.arguments}
+    _unique(region, scope, seen)
+
+
+def _bound_by_loop(operation: Operation) -> dict[int, str]:
+    """Positions of operands that a loop binds for its region: its counter, and what it carries."""
+    if operation.name != "scf.for":
+        return {}
+    last = 4 + 2 * len(operation.results)
+    return {n: operation.operands[n] for n in (0, *range(4, last, 2))}
+
+
+def _once(name: str, seen: set[str]) -> str:
+    unique, number = name, 2
+    while unique in seen:
+        unique, number = f"{name}~{number}", number + 1
+    seen.add(unique)
+    return unique
 
 
 class _Reader:
@@ -321,5 +369,5 @@ def read_type(text: str) -> Type:
         element = read_type(inner.split(",")[0])
         return Type(tuple(shape), element.element, element.is_pointer)
     if text.startswith("!tt.ptr<"):
-        return Type((), text[len("!tt.ptr<") : -1].split(",")[0], True)
+        return Type((), text[len("!tt.ptr<") : -1].split(",", maxsplit=1)[0], True)
     return Type((), text)

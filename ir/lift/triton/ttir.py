@@ -41,7 +41,7 @@ def ttir_of(launch: Launch, runtime: frozenset[str] = frozenset()) -> str:
                 target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
             )
             return str(backend.make_ttir(module, {}, options, CAPABILITY))
-        except Exception as error:  # noqa: BLE001  (the compiler raises many kinds)
+        except Exception as error:
             name = launch.function.__name__
             raise UnsupportedKernel(f"Triton cannot compile {name}: {str(error).strip()[:600]}") from error
 

@@ -123,6 +123,7 @@ class Product:
     left: str
     right: str
     into: Expr | None
+    axes: tuple[int | None, ...] = ()
 
 
 @dataclass(slots=True)

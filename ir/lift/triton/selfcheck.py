@@ -1,0 +1,125 @@
+"""A lifted program against its kernels: both interpreted on the same tensors, and compared at a tolerance from the data."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...dtypes import DType
+from ...errors import VerificationError
+from ...interpreter import interpret
+from ...program import Program
+from .capture import on_cpu
+from .lift import Lifted
+
+ENVIRONMENT = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+EPSILON = {DType.F16: 2.0**-11, DType.BF16: 2.0**-8, DType.F32: 2.0**-23, DType.F64: 2.0**-52}
+SPREAD = 2.0  # how much further than the program's own rounding the kernel may be from exact arithmetic
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One output of one example: how far kernel and program are from exact arithmetic, and what was allowed."""
+
+    example: int
+    output: str
+    error: float
+    budget: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the kernel computes what the program says."""
+        return self.error <= self.budget
+
+
+def verify_lift(lifted: Lifted, launch: Callable[..., Any], examples: Sequence[Sequence[Any]]) -> list[Comparison]:
+    """Compare on every example. Raises VerificationError at the first output that differs.
+
+    The kernels run in Triton's interpreter, in a process of its own; the launcher is imported there from its file.
+    """
+    found: list[Comparison] = []
+    for number, (example, outputs) in enumerate(zip(examples, interpreted(launch, examples), strict=True)):
+        found += _compared(lifted.program, lifted.arguments(launch, example), outputs, number)
+        for item in found:
+            if not item.is_equal:
+                raise VerificationError(
+                    f"example {item.example}, output {item.output}: the kernel is {item.error:.3e} from the program, "
+                    f"{item.budget:.3e} is allowed"
+                )
+    return found
+
+
+def _compared(program: Program, named: dict[str, Any], outputs: Sequence[Any], number: int) -> Iterator[Comparison]:
+    arrays = {name: _array(value) for name, value in named.items() if not isinstance(value, int)}
+    sizes = {name: value for name, value in named.items() if isinstance(value, int)}
+    exact = interpret(program, arrays, sizes=sizes, float_type=np.float64)
+    rounded = interpret(program, arrays, sizes=sizes)
+    params = [param for param in program.params if param.is_output]
+    for param, output in zip(params, outputs, strict=True):
+        truth = exact[param.name]
+        scale = float(np.abs(truth[np.isfinite(truth)]).max(initial=0.0))
+        budget = SPREAD * (distance(rounded[param.name], truth) + EPSILON.get(param.dtype, 0.0) * scale)
+        yield Comparison(number, param.name, distance(_array(output), truth), budget)
+
+
+def distance(a: Any, b: Any) -> float:
+    """The largest difference; infinite where one is finite and the other is not, or shapes differ."""
+    if a.shape != b.shape:
+        return float("inf")
+    finite = np.isfinite(a) & np.isfinite(b)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not (finite | same).all():
+        return float("inf")
+    return float(np.abs(a[finite].astype(np.float64) - b[finite]).max(initial=0.0))
+
+
+def _array(value: Any) -> Any:
+    tensor = value.detach()
+    return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
+
+
+def interpreted(launch: Callable[..., Any], examples: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """What the launcher returns, its kernels run by Triton's interpreter in another process."""
+    source, name = launch.__code__.co_filename, launch.__name__
+    with _environment(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_run, source, name, [tuple(example) for example in examples]).result()
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    saved = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _run(source: str, name: str, examples: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    sys.path.insert(0, str(Path(source).parent))
+    spec = importlib.util.spec_from_file_location("lifted_launcher", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lifted_launcher"] = module
+    spec.loader.exec_module(module)
+    results = []
+    for example in examples:
+        with on_cpu():
+            result = getattr(module, name)(*example)
+        results.append(result if isinstance(result, tuple) else (result,))
+    return results
