@@ -11,14 +11,15 @@ values pass from sweep to sweep in registers or a few cache lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ...ir.algebra import simplify
 from ...ir.dtypes import Kind
 from ...ir.edit import names_read
 from ...ir.errors import LoweringError
-from ...ir.expr import Expr, Op, const, substitute, transform, var, walk
+from ...ir.expr import Expr, Op, apply, const, rebuild, select, substitute, transform, var, walk
 from ...ir.printer import print_statement
 from ...ir.program import Block, Fill, Let, Load, Program, Reduce, Statement
 from ...ir.shapes import Shapes
@@ -145,22 +146,49 @@ def _where_known(run: Run, condition: Expr, holds: bool) -> Run:
 
 
 def recompute_cheap(run: Run) -> None:
-    """Compute again in later sweeps what costs less than keeping it.
+    """Compute again in later sweeps what costs less than keeping it, and what is rounded less often then.
 
     rewrite:
         x = s * 0.18  (sweep 1) … p = exp2(x - base)  (sweep 3)      ->      p = exp2(s * 0.18 - base)
-    needs: x is one product or sum of a constant and a tile that this run does not bind.
+        x = where(c, s * 0.18, -inf) … p = exp2(x - base)
+        ->  p = exp2(where(x == -inf, -inf - base, s * 0.18 - base))
+    needs: x is one product or sum of a constant and a tile that this run does not bind. The second rewrite saves
+    nothing: product and difference become one operation in a tile without a mask, so they must in one with a mask.
     """
     bound = {s.name for sweep in run.sweeps for s in sweep.statements}
     cheap: dict[str, Expr] = {}
+    masked: dict[str, Expr] = {}
     for sweep in run.sweeps:
-        earlier = dict(cheap)
+        earlier, chosen = dict(cheap), dict(masked)
         for position, statement in enumerate(sweep.statements):
             if not isinstance(statement, Let):
                 continue
-            if sweep.axis is not None and _is_cheap(statement.value, bound):
-                cheap[statement.name] = statement.value
-            sweep.statements[position] = replace(statement, value=substitute(statement.value, earlier))
+            value = statement.value
+            if sweep.axis is not None and _is_cheap(value, bound):
+                cheap[statement.name] = value
+            if sweep.axis is not None and _is_masked(value, bound):
+                masked[statement.name] = value
+            again = transform(value, lambda e, known=chosen: _under_the_mask(e, known))
+            sweep.statements[position] = replace(statement, value=substitute(again, earlier))
+
+
+def _is_masked(value: Expr, bound: set[str]) -> bool:
+    """Whether a value is where(c, s * 0.18, -inf)."""
+    if value.op is not Op.SELECT or value.args[2] is not const(-math.inf):
+        return False
+    return value.args[1].op is Op.MUL and _is_cheap(value.args[1], bound)
+
+
+def _under_the_mask(e: Expr, masked: Mapping[str, Expr]) -> Expr | None:
+    """x - base -> where(x == -inf, -inf - base, s * 0.18 - base), of the first operand that is masked."""
+    if e.op not in (Op.ADD, Op.SUB):
+        return None
+    x = next((arg for arg in e.args if arg.op is Op.VAR and str(arg.attr) in masked), None)
+    if x is None:
+        return None
+    _, product, nothing = masked[str(x.attr)].args
+    without, fused = (rebuild(e, tuple(v if arg is x else arg for arg in e.args)) for v in (nothing, product))
+    return select(apply(Op.EQ, x, nothing), without, fused)
 
 
 def scale_after_maximum(run: Run) -> None:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import tilewright as tw
 from tilewright.ir.dtypes import DType, Kind
 from tilewright.ir.errors import UnsupportedSpec
-from tilewright.ir.expr import load
+from tilewright.ir.expr import Expr, Op, apply, cast, load
 from tilewright.ir.spec import COLUMN, ROW, AttentionSpec, S, TensorSpec
 from tilewright.kernels.gradients import gradients as module
 
@@ -189,6 +189,33 @@ def test_bits_do_not_depend_on_padding(kernel: tw.Kernel) -> None:
     longer = torch.zeros(more[0].shape)
     longer[:, :, :200] = d_o
     assert_same_bits([gradient[:, :, :200] for gradient in bits_of(kernel, more, longer)], wanted)
+
+
+def leaving_out_rows(score: Expr) -> AttentionSpec:
+    """Causal attention of the first `length` rows only."""
+    inside = apply(Op.LT, ROW, load("length", (), Kind.INT))
+    keep = apply(Op.AND, apply(Op.LE, COLUMN, ROW), inside)
+    length = TensorSpec("length", DType.I32, ())
+    return AttentionSpec("rows", DType.F32, 16, 16, captured=(length,), score=score, keep=keep)
+
+
+@pytest.mark.parametrize("score", [S * 0.25, S, S * 0.25 + 0.125 * cast(COLUMN - ROW, DType.F32)], ids=["scaled", "plain", "alibi"])
+def test_bits_do_not_depend_on_rows_that_the_mask_leaves_out(score: Expr) -> None:
+    """330 rows do not fill their last tile, so that its tiles of keys are whole, but masked with padding behind them."""
+    kernel = tw.compile(leaving_out_rows(score), backward=True, deterministic=True, verify=False)
+    longest = leaves(1, 1, 430, 430, group=1)
+    d_o = torch.randn(longest[0].shape)
+    d_o[:, :, 330:] = 0
+
+    def bits(size: int) -> list[Tensor]:
+        tensors = [tensor[:, :, :size].detach().clone().requires_grad_() for tensor in longest]
+        o = kernel(*tensors, torch.tensor(330, dtype=torch.int32))
+        found = [o, *torch.autograd.grad(o, tensors, d_o[:, :, :size])]
+        return [tensor.detach()[:, :, :330] for tensor in found]
+
+    for size in (331, 430):
+        for name, found, wanted in zip(("o", "dq", "dk", "dv"), bits(size), bits(330), strict=True):
+            assert torch.equal(found, wanted), name
 
 
 def test_torch_asks_for_the_same_bits() -> None:
