@@ -93,6 +93,8 @@ def test_auto_asks_models_for_what_the_rules_refuse(tmp_path: Path) -> None:
                 unliftable, target="cpu", engine="auto", backward=True, engine_options=options(server.url, tmp_path)
             )(*example)
     torch.testing.assert_close(o, unliftable(*example), atol=1e-5, rtol=1e-5)
+    kernel.save(tmp_path / "kernel")
+    torch.testing.assert_close(tw.load(tmp_path / "kernel")(*example), o, atol=0, rtol=0)
     assert kernel.spec is None
     assert kernel.report is not None
     assert kernel.report.verified
@@ -118,6 +120,10 @@ def test_bad_options(monkeypatch) -> None:
         ("llm", {"models": "x", "base_url": "http://me:pw@x/v1"}, "no user, password"),
         ("llm", {"models": ("x", "x")}, "different names"),
         ("llm", {"models": "x", "temperature": 3}, "temperature=3"),
+        ("llm", {"models": "x", "seconds": "ten"}, "limit seconds='ten'"),
+        ("llm", {"models": "x", "tries": 0}, "tries=0: wanted an integer of at least 1"),
+        ("llm", {"models": "x", "timeout_s": -1}, "timeout_s=-1: wanted a number of seconds"),
+        ("llm", {"models": "x", "prices": {"x": 5}}, "price of x: 5; wanted"),
     ):
         with pytest.raises(SettingError, match=message):
             tw.compile(causal, engine=engine, engine_options=given)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,3 +170,27 @@ def test_the_requests_of_a_server_that_is_down_are_limited(task, tmp_path: Path)
     ):
         engine(server.url, tmp_path, samples=4, requests=7).transfer(task)
     assert len(server.requests) == 7
+
+
+def test_an_interrupted_caller_ends_the_asking(task, tmp_path: Path, monkeypatch) -> None:
+    """What Ctrl-C does to a caller that waits."""
+    began, result = threading.Event(), Future.result
+
+    def interrupted(self, timeout=None):
+        if threading.current_thread() is not threading.main_thread():
+            return result(self, timeout)
+        began.wait(10)
+        raise KeyboardInterrupt
+
+    def play(asked, number):
+        began.set()
+        return Reply("no", pause_s=0.05)
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with serving(play) as server:
+        with pytest.raises(KeyboardInterrupt):
+            engine(server.url, tmp_path, rounds=1000, requests=10**6).transfer(task)
+        for thread in [one for one in threading.enumerate() if one.name == "tilewright-models"]:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert len(server.requests) < 50

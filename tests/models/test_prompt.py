@@ -9,7 +9,7 @@ import pytest
 
 from tilewright.ir import parse_expr, parse_statements
 from tilewright.ir.parser import parse_program
-from tilewright.ir.printer import print_program
+from tilewright.ir.printer import print_program, print_spec
 from tilewright.ir.transfer.engine import CounterExample, Outcome, Verdict
 from tilewright.ir.transfer.models.prompt import MAX_QUOTED_CHARS, manual, prompt, quoted
 
@@ -45,6 +45,7 @@ def test_the_task_is_told() -> None:
     assert "    o: out(f32[B, Hq, M, Dv])\n    lse: out(f32[B, Hq, M])" in user
     assert "@program(D=16, Dv=16)" in user
     assert task.function.strip() in user
+    assert print_spec(task.spec).strip() in user
     assert task.reference is not None
     assert print_program(task.reference).strip() in user
     text = user.split("<<< REFERENCE ")[1].split("\n", 1)[1].split(">>> REFERENCE")[0]

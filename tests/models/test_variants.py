@@ -40,6 +40,7 @@ def variant(name: str) -> tuple[SpecSource, tuple[torch.Tensor, ...], str]:
     return source, example, print_program(transfer(reference_program(), spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_good_candidate_at_once(name: str, tmp_path: Path) -> None:
     source, example, text = variant(name)

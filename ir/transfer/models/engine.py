@@ -6,10 +6,11 @@ import asyncio
 import datetime as dt
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ...errors import ScheduleError, SettingError, TransferFailed, UnsupportedSpec
 from ...printer import print_program, print_spec
@@ -135,22 +136,39 @@ class AutoEngine:
             return replace(made, notes=(f"{self.first.name}: {reason}", *made.notes))
 
 
-def _in_own_loop(run: Callable[[], object], seconds: float, transcript: Transcript) -> Transferred:
-    """Run a coroutine in a thread with a loop of its own (the caller may have one), and wait no longer than that."""
-    done: Future[Transferred] = Future()
+def _in_own_loop(
+    run: Callable[[], Coroutine[Any, Any, Transferred]], seconds: float, transcript: Transcript
+) -> Transferred:
+    """Run a coroutine in a thread with a loop of its own (the caller may have one), and wait no longer than that.
+
+    A caller that is interrupted, or has waited too long, ends it; a thread that does not heed that is left behind.
+    """
+    loop, done = asyncio.new_event_loop(), Future[Transferred]()
 
     async def main() -> None:
+        work = asyncio.current_task()
+        assert work is not None
+        stop.append(work.cancel)
         try:
-            done.set_result(await run())  # type: ignore[misc]
+            done.set_result(await run())
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
             done.set_exception(error)
 
-    threading.Thread(target=lambda: asyncio.run(main()), name="tilewright-models", daemon=True).start()
+    def whole() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(main())
+
+    stop: list[Callable[[], object]] = []
+    threading.Thread(target=whole, name="tilewright-models", daemon=True).start()
     try:
         return done.result(seconds)
-    except TimeoutError:
-        path = transcript.path
-        raise TransferFailed("the time limit is reached", None if path is None else str(path)) from None
+    except BaseException as error:
+        if stop and not done.done():
+            loop.call_soon_threadsafe(stop[0])
+        if isinstance(error, TimeoutError):
+            path = transcript.path
+            raise TransferFailed("the time limit is reached", None if path is None else str(path)) from None
+        raise
 
 
 def _checked_prices(known: EngineSettings) -> None:

@@ -22,8 +22,10 @@ class Price:
     def __post_init__(self) -> None:
         """Refuse negative and infinite prices."""
         for name, value in (("prompt", self.prompt), ("completion", self.completion)):
-            if not (math.isfinite(value) and value >= 0):
-                raise SettingError(f"price of {name} tokens: {value}; wanted a number of at least 0 per million tokens")
+            if not (type(value) in (int, float) and math.isfinite(value) and value >= 0):
+                raise SettingError(
+                    f"price of {name} tokens: {value!r}; wanted a number of at least 0 per million tokens"
+                )
 
     def of(self, usage: Usage) -> float:
         """The money that tokens cost."""
@@ -55,5 +57,6 @@ class Limits:
         """Refuse limits that are negative or no numbers."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise SettingError(f"limit {field.name}={value}: wanted a finite number of at least 0, or None")
+            is_number = type(value) in (int, float) and math.isfinite(value) and value >= 0
+            if not is_number and (value is not None or field.name == "seconds"):
+                raise SettingError(f"limit {field.name}={value!r}: wanted a number of at least 0")

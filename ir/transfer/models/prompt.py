@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from ...printer import print_program
+from ...printer import print_program, print_spec
 from ...program import Program
 from ...spec import NormaliserKind, TensorSpec
 from ..engine import Task, Verdict
@@ -58,6 +58,8 @@ def prompt(task: Task, last: tuple[str, Verdict] | None = None) -> tuple[Message
     if task.refusal:
         parts.append("The rule-based engine refused the function for this reason:\n" + quoted("REFUSAL", task.refusal))
     parts.append(quoted("FUNCTION", task.function))
+    if task.spec is not None:
+        parts.append("What the function computes, read off a trace of it:\n" + quoted("SPEC", print_spec(task.spec)))
     if task.reference is not None:
         parts.append("An expert's program:\n" + quoted("REFERENCE", print_program(task.reference)))
     if task.source:

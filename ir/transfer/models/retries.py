@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...errors import SettingError
 from .budget import Budget, BudgetSpent
 from .client import Asker
 from .limits import Usage
@@ -25,6 +27,14 @@ class Patience:
     timeout_s: float = 180.0
     delay_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse what is no number of tries or seconds."""
+        if type(self.tries) is not int or self.tries < 1:
+            raise SettingError(f"tries={self.tries!r}: wanted an integer of at least 1")
+        for name, value in (("timeout_s", self.timeout_s), ("delay_s", self.delay_s)):
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise SettingError(f"{name}={value!r}: wanted a number of seconds")
+
     def delay(self, attempt: int, asked_for: float | None) -> float:
         """Seconds to wait after a failed attempt (from 0): what the server asked for, else more each time."""
         return asked_for if asked_for is not None else min(self.delay_s * 2**attempt, LONGEST_DELAY_S)
@@ -38,7 +48,7 @@ async def ask_patiently(
     Raises Unanswered with the last failure's reason, and BudgetSpent, also where the server asks to wait for longer
     than there is time.
     """
-    for attempt in range(max(patience.tries, 1)):
+    for attempt in range(patience.tries):
         try:
             return await _ask_once(asker, request, budget, patience.timeout_s)
         except Unanswered as failure:

@@ -19,6 +19,7 @@ __all__ = ["EngineSettings"]
 
 MOST_MODELS = 64
 COUNTS = ("samples", "rounds", "max_tokens", "concurrency")
+INNER = {name: [one.name for one in fields(kind)] for name, kind in (("limits", Limits), ("patience", Patience))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +69,32 @@ class EngineSettings:
     def of(cls, options: Mapping[str, Any] | None = None) -> EngineSettings:
         """Settings from options by name, and from the environment where those say nothing (see ir/settings.py).
 
-        Limits may stand among the options by their own names (seconds, requests, prompt_tokens, completion_tokens,
-        money). Raises SettingError for a name that is no setting.
+        The fields of limits and patience may stand among the options by their own names: seconds, requests, money, …,
+        tries, timeout_s; a price as (prompt, completion). Raises SettingError for a name that is no setting.
         """
         given = {name: value for name, value in (options or {}).items() if value is not None}
-        limits = {one.name: given.pop(one.name) for one in fields(Limits) if one.name in given}
+        inner = {name: {one: given.pop(one) for one in names if one in given} for name, names in INNER.items()}
         known = [one.name for one in fields(cls)]
         unknown = sorted(set(given) - set(known))
         if unknown:
-            names = ", ".join([*known, *(one.name for one in fields(Limits))])
+            names = ", ".join([*known, *(one for names in INNER.values() for one in names)])
             raise SettingError(f"engine option {unknown[0]!r}: wanted one of {names}")
         asked = {**_from_environment(), **given}
         asked["models"] = (asked["models"],) if isinstance(asked["models"], str) else tuple(asked["models"])
         for name in ("transcript", "folder"):
             asked[name] = Path(asked[name]) if asked.get(name) else None
+        asked["prices"] = {model: _price(model, price) for model, price in dict(asked.get("prices", {})).items()}
         made = cls(**asked)
-        return replace(made, limits=replace(made.limits, **limits)) if limits else made
+        changed = {name: replace(getattr(made, name), **values) for name, values in inner.items() if values}
+        return replace(made, **changed)
+
+
+def _price(model: str, given: object) -> Price:
+    if isinstance(given, Price):
+        return given
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        return Price(*given)
+    raise SettingError(f"price of {model}: {given!r}; wanted (prompt, completion), per million tokens")
 
 
 def _from_environment() -> dict[str, Any]:
