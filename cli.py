@@ -149,38 +149,53 @@ def generate(  # noqa: PLR0913 - one parameter per option of the contract
 
 @app.command()
 def lift(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A PyTorch function, as for generate.")],
+    source: Annotated[
+        str, typer.Argument(help="A PyTorch function, as for generate; a file.py with Triton kernels, or its launcher.")
+    ],
+    raw: Annotated[bool, typer.Option("--raw", help="Triton: the program as the kernel says it.")] = False,
     dtype: Element = None,
     shape: Shape = None,
     out: File = None,
     json: Json = False,
 ) -> None:
-    """Show what a PyTorch function computes, as spec text."""
+    """Show what a PyTorch function computes, as spec text, or how a Triton kernel does, as program text."""
     with _summary(json) as show, _progress():
         from .kernels.commands import lift_command
 
-        result = lift_command(source, _example(dtype, shape), out)
+        result = lift_command(source, _example(dtype, shape), out, is_raw=raw)
+        for note in () if json else result["notes"]:
+            print(f"note: {note}", file=sys.stderr)
         show(result, result["file"] or result["text"].rstrip("\n"))
 
 
 @app.command()
 def transfer(  # noqa: PLR0913 - one parameter per option of the contract
-    reference: Annotated[str, typer.Argument(help="A program's file, or flash_forward.")],
+    reference: Annotated[str, typer.Argument(help="A program's file, - (standard input), flash_forward, or CUDA C++.")],
     spec: Spec,
-    engine: Annotated[str, typer.Option(help="rules.")] = "rules",
+    engine: Annotated[str, typer.Option(help="rules, llm (language models), or auto: rules, then llm.")] = "rules",
+    model: Annotated[list[str] | None, typer.Option(help="A language model; may be given several times.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="The OpenAI-compatible server that serves the models.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Candidates of each model, at most.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Answers of one dialogue, the first included.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Time limit.")] = None,
+    requests: Annotated[int | None, typer.Option(help="Requests to the server, at most.")] = None,
+    transcript: Annotated[Path | None, typer.Option(help="The file of what happened; resumed if it exists.")] = None,
+    target: Annotated[str | None, typer.Option(help="cpu or triton: what a model's program must lower to.")] = None,
     dtype: Element = None,
     shape: Shape = None,
     out: File = None,
     json: Json = False,
 ) -> None:
     """Put a spec's meaning into an expert program."""
-    from .kernels.options import Options
+    from .kernels.commands import EngineChoice, transfer_command
 
-    Options(engine=engine)
+    asked = {"models": tuple(model or ()), "base_url": base_url, "samples": samples, "rounds": rounds}
+    limits = {"seconds": seconds, "requests": requests, "transcript": transcript}
     with _summary(json) as show, _progress():
-        from .kernels.commands import transfer_command
-
-        result = transfer_command(reference, spec, _example(dtype, shape), out)
+        choice = EngineChoice(engine, {**asked, **limits}, target)
+        result = transfer_command(reference, spec, _example(dtype, shape), out, choice)
+        for note in () if json else result["notes"]:
+            print(f"note: {note}", file=sys.stderr)
         show(result, result["file"] or result["text"].rstrip("\n"))
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..ir.dtypes import DType
-from ..ir.errors import TilewrightError, UnsupportedSpec
+from ..ir.errors import SettingError, TilewrightError, UnsupportedSpec
 from ..ir.parser import parse_program, parse_spec
-from ..ir.printer import print_program, print_spec
+from ..ir.printer import print_program
 from ..ir.program import Program
-from ..ir.spec import AttentionSpec
 from ..lowering import TARGETS
 from .compiled import Compiled, Stages, lower_program
 from .files import write_text
@@ -31,11 +31,15 @@ from .spec_source import example_tensors, load_source
 from .specialisers import trace
 from .verification import Subject, verify_compiled, verify_program
 
-__all__ = ["Example", "lift_command", "lower_command", "transfer_command", "verify_command"]
+if TYPE_CHECKING:
+    from ..ir.transfer.models import EngineSettings
+
+__all__ = ["EngineChoice", "Example", "lift_command", "lower_command", "transfer_command", "verify_command"]
 
 Progress = Callable[[str, int, int], None]
 MAX_TEXT_BYTES = 1 << 20
 STDIN = Path("-")
+FOREIGN = (".cu", ".cuh", ".cpp", ".h", ".hpp")  # expert kernels that models read
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +50,77 @@ class Example:
     shape: Shape | None = None
 
 
-def lift_command(source: str, example: Example, out: Path | None) -> dict[str, Any]:
-    """A PyTorch function -> spec text, written to `out` when given."""
-    if ":" not in source:
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engine, and what the command line says of it; `target`: what its programs must lower to."""
+
+    name: str = "rules"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None
+
+    def settings(self) -> EngineSettings | None:
+        """Settings of an engine that asks models; SettingError for options of one that does not."""
+        given = {name: value for name, value in self.options.items() if value not in (None, (), [])}
+        if self.name not in ("llm", "auto"):
+            if given:
+                raise SettingError(f"--{next(iter(given)).replace('_', '-')} is of no use with --engine {self.name}")
+            return None
+        from ..ir.transfer.models import EngineSettings
+
+        return EngineSettings.of(given)
+
+
+def lift_command(source: str, example: Example, out: Path | None, *, is_raw: bool = False) -> dict[str, Any]:
+    """Source -> text, written to `out` when given: a PyTorch function's spec, or the program of Triton kernels.
+
+    is_raw: the program as the kernel says it, with nothing of it recognised.
+    """
+    from .lifting import lift_source
+
+    lifted = lift_source(source, example, is_raw=is_raw)
+    found = {"spec": source, "name": lifted.name, "kind": lifted.kind, "text": lifted.text, "notes": list(lifted.notes)}
+    return {**found, "computes": lifted.computes, "seconds": lifted.seconds, "file": _put(out, lifted.text)}
+
+
+def transfer_command(
+    reference: str, spec: str, example: Example, out: Path | None, engine: EngineChoice | None = None
+) -> dict[str, Any]:
+    """A reference (a program's file, `-`, one of ours by name, or CUDA C++) and a spec -> the spec's program."""
+    from .engines import transfer_with_engine
+
+    engine = engine or EngineChoice()
+    begin = time.perf_counter()
+    source: Program | str = _foreign(Path(reference), engine.name) or _reference(reference)
+    if spec.endswith(".txt"):
+        function, tensors = parse_spec(read_text(Path(spec))), None
+    else:
+        loaded = load_source(spec)
+        function, tensors = loaded.function, example_tensors(loaded, example.shape, example.dtype)
+    made = transfer_with_engine(source, function, tensors, engine.name, engine.settings(), target=engine.target)
+    text = print_program(made.program)
+    return {
+        "reference": reference,
+        "spec": spec,
+        "name": made.program.name,
+        "engine": made.engine,
+        "notes": list(made.notes),
+        "spent": dict(made.spent),
+        "transcript": None if made.transcript is None else str(made.transcript),
+        "seconds": time.perf_counter() - begin,
+        "text": text,
+        "file": _put(out, text),
+    }
+
+
+def _foreign(path: Path, engine: str) -> str | None:
+    """The text of a CUDA C++ file; None for any other reference. The rules cannot read it."""
+    if path.suffix not in FOREIGN:
+        return None
+    if engine == "rules":
         raise UnsupportedSpec(
-            f"{source!r}: wanted a PyTorch function as path/to/file.py:function; "
-            "lifting Triton kernels and CUDA C++ is not available in this release"
+            f"{path}: CUDA C++ is read by language models: --engine llm --model NAME, and SPEC says what it computes"
         )
-    spec = _subject(source, example).spec
-    text = print_spec(spec)
-    return {"spec": source, "name": spec.name, "text": text, "file": _put(out, text)}
-
-
-def transfer_command(reference: str, spec: str, example: Example, out: Path | None) -> dict[str, Any]:
-    """A reference program (a file, or one of ours by name) and a spec -> the spec's program."""
-    from ..ir.transfer import transfer
-
-    program = transfer(_reference(reference), _spec_of(spec, example))
-    text = print_program(program)
-    return {"reference": reference, "spec": spec, "name": program.name, "text": text, "file": _put(out, text)}
+    return read_text(path)
 
 
 def lower_command(path: Path, target: str, arch: str | None, out: Path | None) -> dict[str, Any]:
@@ -142,11 +198,6 @@ def _subject(text: str, example: Example) -> Subject:
     source = load_source(text)
     tensors: tuple[torch.Tensor, ...] = example_tensors(source, example.shape, example.dtype)
     return trace(source.function, tensors, Stages())
-
-
-def _spec_of(text: str, example: Example) -> AttentionSpec:
-    """A spec from its text in a .txt file, or lifted from a function."""
-    return parse_spec(read_text(Path(text))) if text.endswith(".txt") else _subject(text, example).spec
 
 
 def _reference(text: str) -> Program:

@@ -27,7 +27,7 @@ from ..ir.errors import UnsupportedSpec
 from .dtypes import from_torch, to_torch
 from .shapes import DEFAULT_SHAPE, Shape
 
-__all__ = ["SpecSource", "example_tensors", "load_source"]
+__all__ = ["SpecSource", "example_tensors", "load_module", "load_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,17 @@ def load_source(text: str) -> SpecSource:
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name.isidentifier():
         raise UnsupportedSpec(f"{text!r}: wanted path/to/file.py:function or package.module:function")
-    with _blaming(place):
-        module = _module_of_file(Path(place)) if place.endswith(".py") else _module_named(place)
+    module = load_module(place)
     function = getattr(module, name, None)
     if not callable(function):
         raise UnsupportedSpec(f"{place} has no function {name!r}{_suggest(module, name)}")
     return SpecSource(function, module, name)
+
+
+def load_module(place: str) -> ModuleType:
+    """Import a .py file or a module by name. Raises UnsupportedSpec when it is missing or does not import."""
+    with _blaming(place):
+        return _module_of_file(Path(place)) if place.endswith(".py") else _module_named(place)
 
 
 def _module_of_file(path: Path) -> ModuleType:

@@ -1,0 +1,98 @@
+"""Lift of what a command line names: a PyTorch function to its spec, a launcher of Triton kernels to their program.
+
+A launcher is an ordinary function that allocates outputs and launches kernels. It is called once for each of several
+sizes with the launches recorded and not run; what the kernels do is read off Triton's own IR.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..ir.errors import ScheduleError, UnsupportedKernel, UnsupportedSpec
+from ..ir.printer import print_program, print_spec
+from .compiled import Stages
+from .launchers import is_launcher, launchers_of, lifting_examples
+from .spec_source import SpecSource, example_tensors, load_module, load_source
+from .specialisers import trace
+
+if TYPE_CHECKING:
+    from ..ir.lift.triton import Lifted
+    from .commands import Example
+
+__all__ = ["LiftedText", "lift_source"]
+
+
+@dataclass(frozen=True, slots=True)
+class LiftedText:
+    """What was lifted. kind: "spec" or "program"; computes: the text of the spec that a program computes, if known."""
+
+    name: str
+    kind: str
+    text: str
+    notes: tuple[str, ...] = ()
+    computes: str | None = None
+    seconds: float = 0.0
+
+
+def lift_source(source: str, example: Example, *, is_raw: bool = False) -> LiftedText:
+    """`file.py:function` or `module:function`, or a `file.py` with one launcher of Triton kernels.
+
+    Raises UnsupportedSpec or UnsupportedKernel for what cannot be lifted, naming its line.
+    """
+    named = _named(source)
+    begin = time.perf_counter()
+    if is_launcher(named.function):
+        found = _lift_launcher(named, is_raw=is_raw)
+    else:
+        spec = trace(named.function, example_tensors(named, example.shape, example.dtype), Stages()).spec
+        found = LiftedText(spec.name, "spec", print_spec(spec))
+    return LiftedText(found.name, found.kind, found.text, found.notes, found.computes, time.perf_counter() - begin)
+
+
+def _named(source: str) -> SpecSource:
+    """The function that a command line names, or a module's only launcher."""
+    if ":" in source or not source.endswith(".py"):
+        if Path(source).suffix in (".cu", ".cuh"):
+            raise UnsupportedKernel(
+                f"{source}: CUDA C++ is lifted by language models, which need to be told what it computes: "
+                f"tilewright transfer {source} SPEC --engine llm --model NAME"
+            )
+        return load_source(source)
+    module = load_module(source)
+    names = launchers_of(module)
+    if len(names) != 1:
+        found = ", ".join(f"{source}:{name}" for name in names)
+        what = f"has several launchers of Triton kernels: {found}" if names else "launches no Triton kernels"
+        raise UnsupportedSpec(f"{source} {what}; wanted path/to/file.py:function")
+    return SpecSource(getattr(module, names[0]), module, names[0])
+
+
+def _lift_launcher(named: SpecSource, *, is_raw: bool) -> LiftedText:
+    """The program of a launcher's kernels: recognised where it can be, as it stands where it cannot."""
+    lifted = _lifted(named)
+    program, notes = lifted.program, tuple(lifted.notes)
+    if is_raw:
+        return LiftedText(program.name, "program", print_program(program), notes)
+    from ..ir.transfer.recognise import recognise
+
+    try:
+        found = recognise(program)
+    except ScheduleError as error:
+        return LiftedText(program.name, "program", print_program(program), (*notes, f"not recognised: {error}"))
+    return LiftedText(program.name, "program", print_program(found.program), notes, print_spec(found.spec))
+
+
+def _lifted(named: SpecSource) -> Lifted:
+    """Lifted with the first examples that suit the launcher; where none do, what was wrong with the first."""
+    from ..ir.lift.triton import lift_triton
+
+    failures: list[UnsupportedKernel] = []
+    for examples in lifting_examples(named):
+        try:
+            return lift_triton(named.function, examples, named.name)
+        except UnsupportedKernel as error:
+            failures.append(error)
+    raise failures[0]
