@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from ..program import Program
 from ..spec import AttentionSpec
 from .packing import pack_operands
+from .recognise import Recognised, is_reference, recognise
 from .rules import transfer as transfer_semantics
 from .tiling import retile, set_launch
 
-__all__ = ["Orchestration", "pack_operands", "retile", "set_launch", "transfer", "transfer_semantics"]
+__all__ = [
+    "Orchestration", "Recognised", "pack_operands", "recognise", "retile", "set_launch", "transfer", "transfer_semantics",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,11 @@ class Orchestration:
 def transfer(reference: Program, spec: AttentionSpec, how: Orchestration | None = None) -> Program:
     """The reference's orchestration with the spec's semantics, adjusted by `how`.
 
-    Raises ScheduleError when the reference lacks what a pass needs.
+    A reference in other words than ours (lifted, hand-written) is recognised first. Raises ScheduleError when it is not
+    understood, or lacks what a pass needs.
     """
+    if not is_reference(reference):
+        reference = recognise(reference).reference
     program = transfer_semantics(reference, spec)
     if how is None:
         return program

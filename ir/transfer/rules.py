@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..dtypes import DType, Kind
-from ..edit import edit_program, expressions, map_expressions, without_factor
+from ..edit import edit_program, expressions, map_expressions, references, without_factor
 from ..errors import ScheduleError
-from ..expr import Expr, Op, apply, call, cast, const, select, substitute, transform, var, walk
+from ..expr import Expr, Op, apply, call, cast, const, loads, select, substitute, transform, var, walk
 from ..program import (
     Fill,
     Gemm,
@@ -58,13 +58,13 @@ def bind_tensors(program: Program, spec: AttentionSpec) -> Program:
         raise ScheduleError(f"transfer: {program.name} has parameters {sorted(names)}; q, k, v and o are needed")
     taken = names | {region.name for region in program.regions}
     taken |= {s.name for s in statements(program.body) if isinstance(s, (Let, Fill, Load, Gemm))}
-    clash = sorted({tensor.name for tensor in spec.captured} & taken)
+    captured = [Param(t.name, t.dtype, t.dims) for t in spec.captured]
+    clash = sorted({param.name for param in captured if param not in program.params} & taken)
     if clash:
         raise ScheduleError(f"transfer: captured {clash} would hide names of {program.name}; rename the captured")
     inputs = [replace(p, dtype=spec.dtype) for p in program.params if p.name in ("q", "k", "v")]
     outputs = [replace(p, dtype=spec.dtype) if p.name == "o" else p for p in program.params if p.is_output]
-    captured = [Param(t.name, t.dtype, t.dims) for t in spec.captured]
-    others = [p for p in program.params if not p.is_output and p.name not in ("q", "k", "v")]
+    others = [p for p in program.params if not p.is_output and p.name not in ("q", "k", "v") and p not in captured]
     sizes = {**program.fixed, "D": spec.head_dim, "Dv": spec.value_dim}
     return replace(program, name=spec.name, params=(*inputs, *captured, *others, *outputs), sizes=tuple(sizes.items()))
 
@@ -276,8 +276,18 @@ def round_weights(program: Program, spec: AttentionSpec) -> Program:
 
 
 def drop_dead(program: Program, spec: AttentionSpec) -> Program:
-    """`drop_unread`."""
-    return drop_unread(program)
+    """`drop_unread`, and inputs that nothing reads: those that the reference's own score or mask read.
+
+    rewrite:
+        def reference(q: …, k: …, v: …, bias: …, o: …)      ->      def spec(q: …, k: …, v: …, o: …)
+    needs: nothing.
+    """
+    program = drop_unread(program)
+    read = {ref.name for s in statements(program.body) for ref in references(s)}
+    asked = [expr for s in statements(program.body) for expr in expressions(s)]
+    read |= {str(e.attr) for expr in (*asked, *(r.body for r in program.regions)) for e in loads(expr)}
+    read |= {tensor.name for tensor in spec.tensors}
+    return replace(program, params=tuple(p for p in program.params if p.is_output or p.name in read))
 
 
 PASSES: tuple[Callable[[Program, AttentionSpec], Program], ...] = (

@@ -1,0 +1,1 @@
+"""Recognition: what a foreign forward program computes, by data flow, and the canonical program that computes it so."""

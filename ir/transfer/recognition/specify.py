@@ -1,0 +1,487 @@
+"""The AttentionSpec of a walked program: score, mask, normaliser, captured tensors, sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...algebra import simplify
+from ...domain.fold import all_of, conjuncts
+from ...dtypes import Kind
+from ...expr import Expr, Op, apply, const, free_vars, index, load, loads, transform, var, walk
+from ...printer import print_expr
+from ...spec import (
+    BATCH,
+    MASK_PARAMETERS,
+    SCORE_PARAMETERS,
+    SIZES,
+    AttentionSpec,
+    Normaliser,
+    NormaliserKind,
+    S,
+    TensorSpec,
+)
+from .coordinates import Places, find_places, product_of
+from .cover import Cover, Swept, cover
+from .forms import LOG2E, UNIT, Form, is_indicator, number, replaced
+from .meaning import Leaf, Meaning
+from .prover import implies
+from .walk import LoopInfo, Stored, Walker
+
+SPLIT = "@split"  # the number of a split in expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A leaf in canonical coordinates: its weight without conditions, and the conditions."""
+
+    leaf: Leaf
+    weight: Form
+    mask: Expr
+    dot: Expr
+
+
+@dataclass(slots=True)
+class Understood:
+    """What a program computes, and where: for the emission of the canonical program."""
+
+    walker: Walker
+    places: Places
+    spec: AttentionSpec
+    output: Stored
+    lse: Stored | None
+    values: list[Weighed]
+    sums: list[Weighed]
+    cover: Cover
+    notes: list[str] = field(default_factory=list)
+
+
+def understand(walker: Walker) -> Understood:
+    """The meaning of a walked program. Raises ScheduleError, naming the line that cannot be understood."""
+    return _Reader(walker).read()
+
+
+class _Reader:
+    def __init__(self, walker: Walker) -> None:
+        self.walker = walker
+        self.forms = walker.forms
+        self.meaning = Meaning(walker)
+        self.notes = walker.notes
+
+    def read(self) -> Understood:
+        output, lse = self.meaning.outputs()
+        above, below = self._fraction(output)
+        leaves = self.meaning.leaves(above, output.path)
+        first = leaves[0]
+        dot = self._dot(first)
+        q, k = product_of(dot, first.loop.element, self.walker, first.path)
+        if first.value is None:
+            raise self.walker.refuse(first.path, "the output's sums have no rows of v")
+        places = find_places(self.walker, q, k, first.value, first.loop.element, first.path)
+        self._check_output(output, places)
+        values = [self._weighed(leaf, places, first) for leaf in leaves]
+        weight = self._common(values)
+        sums, rest = self._denominator(below, output, places, first)
+        kept = self._cover(values, places, output, is_sum=not sums)
+        spec = self._spec(places, weight, sums, rest, kept, output, has_sums=below is not None)
+        if sums:
+            self._check_sums(sums, kept, places, output)
+        if lse is not None:
+            self._check_lse(lse, below, places)
+        self._check_hidden(values, places, kept, output)
+        return Understood(self.walker, places, spec, output, lse, values, sums, kept, self.notes)
+
+    # The output
+
+    def _fraction(self, output: Stored) -> tuple[Form, Form | None]:
+        """The sums above and below the line; below is None where nothing divides."""
+        form = self.forms.of(output.value)
+        divisors = {tuple(p for p in powers if p[1] < 0) for powers, _ in form}
+        if not form or len(divisors) != 1 or any(len(d) > 1 or (d and d[0][1] != -1) for d in divisors):
+            raise self.walker.refuse(output.path, "expected sums of weighted rows of v, divided by one sum of weights")
+        (divisor,) = divisors
+        if any(exponent for _, exponent in form):
+            text = print_expr(self.forms.expr(form))[:120]
+            raise self.walker.refuse(output.path, f"the reference point of the exponentials does not cancel: {text}")
+        above = {(tuple(p for p in powers if p[1] > 0), exponent): c for (powers, exponent), c in form.items()}
+        if not divisor:
+            return above, None
+        below = divisor[0][0]
+        return above, self.forms.of(below) if below.op is Op.ADD else self.forms.atom(below)
+
+    def _check_output(self, output: Stored, places: Places) -> None:
+        """The output's rows must be the queries'."""
+        stored = [e for e in output.indices if not (e.op is Op.INDEX and str(e.attr) in self.walker.program.fixed)]
+        wanted = [e for e in (places.batch, places.head, places.row) if e.op is not Op.CONST]
+        if places.layout == "ragged":
+            return
+        if len(stored) != len(wanted) or {*stored} != {*wanted}:
+            found = ", ".join(print_expr(e) for e in stored)
+            rows = ", ".join(print_expr(e) for e in wanted)
+            raise self.walker.refuse(output.path, f"the output is stored at {found}, its queries are at {rows}")
+
+    # Weights
+
+    def _dot(self, leaf: Leaf) -> Expr:
+        """The one product of a row of q and a row of k in a weight."""
+        fixed = self.walker.program.fixed
+        found = {
+            node
+            for powers, exponent in leaf.weight
+            for atom, _ in (*powers, *exponent)
+            for node in walk(atom)
+            if node.op is Op.CALL and str(node.attr).startswith("@sum:") and str(node.attr)[5:] in fixed
+        }
+        if len(found) != 1:
+            raise self.walker.refuse(
+                leaf.path, f"expected weights of one product of q and k; found {len(found)} products"
+            )
+        return found.pop()
+
+    def _weighed(self, leaf: Leaf, places: Places, first: Leaf) -> Weighed:
+        """A leaf's weight over s, b, h, i, j."""
+        dot = self._dot(leaf)
+        q, k = product_of(dot, leaf.loop.element, self.walker, leaf.path)
+        here = find_places(self.walker, q, k, leaf.value or k, leaf.loop.element, leaf.path)
+        same = (here.q, here.k, here.batch, here.head, here.row, here.key_head) == (
+            places.q, places.k, places.batch, places.head, places.row, places.key_head,
+        )  # fmt: skip
+        if not same or (leaf.value is not None and here.v != places.v):
+            raise self.walker.refuse(
+                leaf.path, f"the product reads {print_expr(dot)[:120]}: other rows than the first loop's"
+            )
+        shared = [a for a, _ in next(iter(leaf.weight))[0] if is_indicator(a)]
+        shared = [a for a in shared if all((a, 1) in powers for powers, _ in leaf.weight)]
+        bare = {
+            (tuple(p for p in powers if p[0] not in shared), exponent): c
+            for (powers, exponent), c in leaf.weight.items()
+        }
+        text = self._canonical(self.forms.expr(bare), dot, places, leaf)
+        mask = all_of(*(self._canonical(a.args[0], dot, places, leaf) for a in shared))
+        return Weighed(leaf, self.forms.of(text), simplify(mask), dot)
+
+    def _canonical(self, e: Expr, dot: Expr, places: Places, leaf: Leaf) -> Expr:
+        return places.canonical(replaced(e, {dot: S, **_split_named(leaf.split)}), leaf.loop.element)
+
+    def _common(self, weighed: Sequence[Weighed]) -> Form:
+        """The weight that all loops have."""
+        for one in weighed[1:]:
+            if not self.forms.same(one.weight, weighed[0].weight):
+                a, b = (print_expr(self.forms.expr(w.weight))[:100] for w in (weighed[0], one))
+                raise self.walker.refuse(one.leaf.path, f"weights differ from loop to loop: {a} and here {b}")
+        return weighed[0].weight
+
+    def _denominator(
+        self, below: Form | None, output: Stored, places: Places, first: Leaf
+    ) -> tuple[list[Weighed], Form]:
+        """The sums of weights below the line, and what is added to them."""
+        if below is None:
+            return [], {}
+        sums = {term: c for term, c in below.items() if term[0]}
+        rest = {term: c for term, c in below.items() if not term[0]}
+        return [self._weighed(leaf, places, first) for leaf in self.meaning.leaves(sums, output.path)], rest
+
+    # Masks and loops
+
+    def _swept(self, one: Weighed, places: Places) -> Swept:
+        loop = one.leaf.loop
+        if loop.tiles is None:
+            raise self.walker.refuse(one.leaf.path, "keys are not visited by tiles")
+
+        def plain(e: Expr) -> Expr:
+            return simplify(places.canonical(replaced(e, _split_named(one.leaf.split)), loop.element))
+
+        split = one.leaf.split
+        name, count = None, None
+        if split is not None:
+            name, count = SPLIT, plain(self._splits(split))
+        domain = None if loop.domain is None else plain(loop.domain)
+        visit, extent = plain(loop.visit), plain(loop.tiles.extent)
+        if places.layout == "dense":
+            keys = self._keys(places)
+            if extent is not keys:
+                visit, extent = visit & (var("j") < extent), keys
+        return Swept(visit, one.mask, extent, loop.tiles.tile, domain, loop.part, name, count)
+
+    def _keys(self, places: Places) -> Expr:
+        """How many keys the tensors have."""
+        dims = next(p.dims for p in self.walker.program.params if p.name == places.k)
+        dim = dims[places.dims[places.k].index("row")]
+        return const(dim) if isinstance(dim, int) else var(places.sizes[dim])
+
+    def _splits(self, split: LoopInfo) -> Expr:
+        """How many splits are merged."""
+        if split.tiles is not None:
+            return split.tiles.extent
+        bounds = [part for part in conjuncts(split.visit) if part.op is Op.LT and part.args[0] is split.element]
+        return bounds[0].args[1] if bounds else const(0)
+
+    def _facts(self, places: Places, output: Stored, element: Expr) -> list[Expr]:
+        """What holds for rows that are stored."""
+        facts = [places.canonical(f, element) for f in self.walker.facts]
+        binding = next((b for b in self.walker.axes for n in walk(places.row) if n is index(b.axis)), None)
+        if binding is not None and places.row.op is Op.INDEX:
+            facts.append(var("i") < places.canonical(binding.tiles.extent, element))
+            self._check_rows(places, facts[-1].args[1], output)
+        if places.is_square:
+            facts.append(apply(Op.EQ, var("M"), var("N")))
+        if places.start is not None:  # rows of sequence b
+            after = load(str(places.start.attr), (BATCH + 1,), Kind.INT)
+            facts.append(var("i") < after - load(str(places.start.attr), (BATCH,), Kind.INT))
+        for condition in output.conditions:
+            test = places.canonical(condition, element)
+            if not implies(facts, test):
+                raise self.walker.refuse(output.path, f"rows are stored only where {print_expr(condition)}")
+        return facts
+
+    def _check_rows(self, places: Places, extent: Expr, output: Stored) -> None:
+        """Tiles of rows must be of all the rows that there are."""
+        if places.layout == "dense" and "row" in places.dims[places.q]:
+            dims = next(p.dims for p in self.walker.program.params if p.name == places.q)
+            dim = dims[places.dims[places.q].index("row")]
+            if extent is not (const(dim) if isinstance(dim, int) else var(places.sizes[dim])):
+                raise self.walker.refuse(output.path, f"rows up to {print_expr(extent)} are stored, of {dim}")
+
+    def _cover(self, weighed: Sequence[Weighed], places: Places, output: Stored, is_sum: bool) -> Cover:
+        loops = [self._swept(one, places) for one in weighed]
+        facts = self._facts(places, output, weighed[0].leaf.loop.element)
+        if is_sum is False:  # rows of v past the end are zero: the sum of weights alone needs the test
+            pass
+        found = cover(loops, facts)
+        if found is None:
+            ranges = "; ".join(print_expr(all_of(loop.visit, loop.mask))[:160] for loop in loops)
+            reason = "it cannot be proved that every key counts once; loops keep keys with " + ranges
+            raise self.walker.refuse(weighed[0].leaf.loop.path, reason)
+        if found.is_exact:
+            self.notes.append("the loops' ranges leave more than the mask says: their bounds are part of the mask")
+        if found.needs is not const(True):
+            self.notes.append(f"scores past the last key are not masked: right where {print_expr(found.needs)}")
+        return found
+
+    def _check_sums(self, sums: Sequence[Weighed], kept: Cover, places: Places, output: Stored) -> None:
+        """The weights that are summed must be those that multiply v."""
+        found = self._cover(sums, places, output, is_sum=True)
+        if found.keep is not kept.keep:
+            a, b = print_expr(kept.keep)[:100], print_expr(found.keep)[:100]
+            raise self.walker.refuse(sums[0].leaf.path, f"keys with {a} multiply v, but those with {b} are summed")
+
+    def _check_lse(self, lse: Stored, below: Form | None, places: Places) -> None:
+        """What is stored beside the output must be the logarithm of the sums, in either base."""
+        if below is None:
+            raise self.walker.refuse(lse.path, "a second output without sums of weights is not understood")
+        form, wanted = self.forms.of(lse.value), self.forms.log2(below)
+        if self.forms.same(form, wanted):
+            self.notes.append("the stored log-sum-exp is in base 2; the canonical program stores the natural logarithm")
+        elif not self.forms.same(form, {term: c / LOG2E for term, c in wanted.items()}):
+            text = print_expr(self.forms.expr(form))[:120]
+            raise self.walker.refuse(lse.path, f"expected the logarithm of the sums of weights; found {text}")
+
+    def _check_hidden(self, values: Sequence[Weighed], places: Places, kept: Cover, output: Stored) -> None:
+        """Rows that loads leave out (where=) must be rows that do not count."""
+        loop = values[0].leaf.loop
+        assert loop.tiles is not None
+        facts = self._facts(places, output, loop.element)
+        for found, condition, path in self.walker.hidden:
+            element = next(
+                (w.leaf.loop.element for w in values if w.leaf.loop.element in set(walk(found))), loop.element
+            )
+            test = simplify(places.canonical(condition, element))
+            known = [*facts]
+            if found.attr != places.q:
+                known += [kept.keep, simplify(places.canonical(element < loop.tiles.extent, element))]
+            if found.attr in (places.q, places.k, places.v) and not implies(known, test):
+                text = print_expr(condition)
+                raise self.walker.refuse(path, f"rows are left out where {text} does not hold, which the mask keeps")
+
+    # The spec
+
+    def _spec(
+        self, places: Places, weight: Form, sums: Sequence[Weighed], rest: Form, kept: Cover, output: Stored,
+        *, has_sums: bool,
+    ) -> AttentionSpec:  # fmt: skip
+        program = self.walker.program
+        params = {p.name: p for p in program.params}
+        after = None
+        base = weight
+        if has_sums:
+            base = self._common(sums)
+            after = self._after(weight, base, sums[0])
+        score, normaliser = self._normaliser(base, rest, has_sums, sums or [], output)
+        normaliser = Normaliser(normaliser.kind, normaliser.sink, normaliser.weight, normaliser.epsilon, after)
+        expressions = [score, kept.keep, *(e for e in (normaliser.sink, normaliser.weight, after) if e is not None)]
+        captured = self._captured(expressions, places)
+        requires = kept.needs
+        if places.is_square:
+            requires = all_of(requires, apply(Op.EQ, var("M"), var("N")))
+        self._check_names(expressions, captured, output)
+        d, dv = (params[name].dims[places.dims[name].index("feature")] for name in (places.q, places.v))
+        fixed = program.fixed
+        return AttentionSpec(
+            program.name, params[places.q].dtype, fixed.get(str(d), d), fixed.get(str(dv), dv),  # type: ignore[arg-type]
+            places.group or 1, captured, score, kept.keep, normaliser, simplify(requires),
+        )  # fmt: skip
+
+    def _after(self, weight: Form, base: Form, where: Weighed) -> Expr | None:
+        """What weights are multiplied by after they are summed."""
+        if self.forms.same(weight, base):
+            return None
+        if len(weight) == 1 and len(base) == 1:
+            ratio = self.forms.times(weight, self.forms.inverse(base))
+            text = simplify(self.forms.expr(ratio))
+            if "s" not in free_vars(text):
+                return tidy_numbers(text, self.walker)
+        a, b = (print_expr(self.forms.expr(w))[:100] for w in (weight, base))
+        raise self.walker.refuse(
+            where.leaf.path, f"the weights that are summed, {b}, are not those that multiply v, {a}"
+        )
+
+    def _normaliser(
+        self, base: Form, rest: Form, has_sums: bool, sums: Sequence[Weighed], output: Stored
+    ) -> tuple[Expr, Normaliser]:
+        exponential = self._exponential(base)
+        if has_sums and exponential is not None:
+            return exponential, Normaliser(NormaliserKind.SOFTMAX, self._sink(rest))
+        weight = simplify(self.forms.expr(base))
+        score, weight = split_weight(weight)
+        if not has_sums:
+            return self._tidy(score), Normaliser(NormaliserKind.ELEMENTWISE, None, self._tidy(weight))
+        epsilon = rest.get(UNIT, 0.0)
+        if set(rest) - {UNIT}:
+            raise self.walker.refuse(output.path, "expected a number to be added to the sums of weights")
+        return self._tidy(score), Normaliser(NormaliserKind.ROW_SUM, None, self._tidy(weight), epsilon)
+
+    def _tidy(self, e: Expr) -> Expr:
+        return tidy_numbers(e, self.walker)
+
+    def _exponential(self, base: Form) -> Expr | None:
+        """x where the weight is exp(x), else None."""
+        if len(base) != 1:
+            return None
+        (((powers, exponent), c),) = base.items()
+        if powers or c <= 0 or not any("s" in free_vars(x) for x, _ in exponent):
+            return None
+        return self._natural(exponent, c)
+
+    def _natural(self, exponent: tuple[tuple[Expr, float], ...], c: float) -> Expr:
+        total: Expr | None = None
+        for x, k in sorted(exponent, key=lambda item: "s" not in free_vars(item[0])):
+            factor = snapped(k / LOG2E, self.walker.program.fixed)
+            part = x if factor == 1.0 and x.kind is Kind.FLOAT else x * factor
+            total = part if total is None else total + part
+        assert total is not None
+        if abs(math.log(c)) > 1e-9:
+            total = total + math.log(c)
+        return self._tidy(simplify(total))
+
+    def _sink(self, rest: Form) -> Expr | None:
+        """The logit of a sum's extra term."""
+        if not rest:
+            return None
+        total: Expr | None = None
+        for (_, exponent), c in rest.items():
+            x = self._natural(exponent, c) if exponent else const(math.log(c))
+            if total is not None:
+                return None
+            total = x
+        return total
+
+    def _captured(self, expressions: Sequence[Expr], places: Places) -> tuple[TensorSpec, ...]:
+        """Inputs that the expressions read, in the order of the program."""
+        used = {str(node.attr) for e in expressions for node in loads(e)}
+        found = []
+        for param in self.walker.program.params:
+            if param.name in used and not param.is_output:
+                reads = [node for e in expressions for node in loads(e) if node.attr == param.name]
+                dims = tuple(self._dim(d, [r.args[n] for r in reads], places) for n, d in enumerate(param.dims))
+                found.append(TensorSpec(param.name, param.dtype, dims))
+        return tuple(found)
+
+    def _dim(self, dim: str | int, indices: Sequence[Expr], places: Places) -> str | int:
+        """The canonical name of a dimension; one that is a number in the program is the size of what it is indexed by."""
+        if isinstance(dim, str):
+            return places.sizes.get(dim, dim)
+        names = {"b": "B", "h": "Hq", "i": "M", "j": "N"}
+        found = {names.get(str(e.attr)) if e.op is Op.VAR else None for e in indices}
+        return next(iter(found)) or dim if len(found) == 1 and dim > 1 else dim
+
+    def _check_names(self, expressions: Sequence[Expr], captured: Sequence[TensorSpec], output: Stored) -> None:
+        """Scores and masks are functions of b, h, i, j, sizes and captured tensors alone."""
+        known = {
+            *SCORE_PARAMETERS,
+            *MASK_PARAMETERS,
+            *SIZES,
+            *(d for t in captured for d in t.dims if isinstance(d, str)),
+        }
+        known |= set(self.walker.program.free_sizes)
+        for e in expressions:
+            for node in walk(e):
+                if node.op in (Op.INDEX, Op.CALL) or (node.op is Op.VAR and node.attr not in known):
+                    reason = (
+                        f"{print_expr(e)[:160]} depends on {print_expr(node)[:80]}, which is no coordinate of a score"
+                    )
+                    raise self.walker.refuse(output.path, reason)
+
+
+def _split_named(split: LoopInfo | None) -> dict[Expr, Expr]:
+    """The number of a split under one name."""
+    return {} if split is None else {split.element: var(SPLIT)}
+
+
+def tidy_numbers(e: Expr, walker: Walker) -> Expr:
+    """The expression with constants rounded to what a person would have written."""
+    fixed = walker.program.fixed
+
+    def snap(node: Expr) -> Expr | None:
+        return const(snapped(float(node.attr), fixed)) if node.op is Op.CONST and node.kind is Kind.FLOAT else None  # type: ignore[arg-type]
+
+    return transform(simplify(transform(e, snap)), _product_first)
+
+
+def _product_first(node: Expr) -> Expr | None:
+    """shift + s -> s + shift."""
+    if node.op is not Op.ADD or node.kind is not Kind.FLOAT:
+        return None
+    left, right = node.args
+    return right + left if "s" in free_vars(right) and "s" not in free_vars(left) else None
+
+
+def snapped(x: float, fixed: dict[str, int]) -> float:
+    """A number of few digits, or a head dimension's root, within 1e-6 of x; else x."""
+    if not math.isfinite(x) or x == 0:
+        return x
+    roots = [s * size**-0.5 for size in fixed.values() for s in (1.0, -1.0)]
+    for root in roots:
+        if math.isclose(x, root, rel_tol=1e-6):
+            return root
+    for digits in range(1, 6):
+        short = float(f"{x:.{digits}g}")
+        if math.isclose(x, short, rel_tol=1e-6):
+            return short
+    return x
+
+
+def split_weight(weight: Expr) -> tuple[Expr, Expr]:
+    """(score, weight) of a weight over s: the score is the largest part that is linear in s and holds every s."""
+    best: Expr = S
+    for node in walk(weight):
+        if node.kind is Kind.FLOAT and _is_linear(node) and _only(weight, node):
+            best = node
+    rest = transform(weight, lambda e: S if e is best else None)
+    return best, rest
+
+
+def _is_linear(e: Expr) -> bool:
+    if e is S:
+        return True
+    if e.op in (Op.ADD, Op.SUB):
+        return any(_is_linear(a) and "s" not in free_vars(b) for a, b in (e.args, e.args[::-1]))
+    if e.op is Op.MUL:
+        return any(_is_linear(a) and number(b) is not None for a, b in (e.args, e.args[::-1]))
+    return False
+
+
+def _only(whole: Expr, part: Expr) -> bool:
+    """Whether every s of an expression lies in the part."""
+    marker = var("@part", Kind.FLOAT)
+    return "s" not in free_vars(replaced(whole, {part: marker}))
