@@ -17,6 +17,7 @@ from ..ir.errors import SettingError, TilewrightError, UnsupportedSpec
 from ..ir.parser import parse_program, parse_spec
 from ..ir.printer import print_program
 from ..ir.program import Program
+from ..ir.spec import AttentionSpec
 from ..lowering import TARGETS
 from .compiled import Compiled, Stages, lower_program
 from .files import write_text
@@ -91,8 +92,10 @@ def transfer_command(
     engine = engine or EngineChoice()
     begin = time.perf_counter()
     source: Program | str = _foreign(Path(reference), engine.name) or _reference(reference)
+    function: Callable[..., Any] | AttentionSpec
+    tensors: tuple[torch.Tensor, ...] | None = None
     if spec.endswith(".txt"):
-        function, tensors = parse_spec(read_text(Path(spec))), None
+        function = parse_spec(read_text(Path(spec)))
     else:
         loaded = load_source(spec)
         function, tensors = loaded.function, example_tensors(loaded, example.shape, example.dtype)

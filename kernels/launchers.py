@@ -176,7 +176,8 @@ def _grown(item: Any, turn: int, growth: Growth, argument: int) -> Any:
         size = item.shape[place]
         row = growth.get((place, size)) if argument < 3 else _like(size, place, item.ndim, growth)
         sizes[place] = size * FACTORS[row][turn] if row is not None else size
-    order = sorted(range(item.ndim), key=lambda place: (-item.stride(place), place))
+    strides = item.stride()
+    order = sorted(range(item.ndim), key=lambda place: (-strides[place], place))
     made = torch.randn([sizes[place] for place in order]).to(item.dtype)
     return made.permute([order.index(place) for place in range(item.ndim)])
 
