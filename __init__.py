@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .kernels.attention import attention
     from .kernels.dropout import dropout
     from .kernels.kernel import Kernel
+    from .kernels.lifting import LiftedKernel, lift
     from .kernels.report import Report
     from .kernels.saved import load
     from .kernels.version import VERSION as __version__
@@ -44,6 +45,8 @@ _HOMES = {
     "attention": "kernels.attention",
     "dropout": "kernels.dropout",
     "Kernel": "kernels.kernel",
+    "LiftedKernel": "kernels.lifting",
+    "lift": "kernels.lifting",
     "Report": "kernels.report",
     "load": "kernels.saved",
     "Program": "ir.program",
@@ -71,6 +74,7 @@ __all__ = [
     "DTypeError",
     "DeviceError",
     "Kernel",
+    "LiftedKernel",
     "LoweringError",
     "MissingExtra",
     "ParseError",
@@ -91,6 +95,7 @@ __all__ = [
     "compile",
     "consensus",
     "dropout",
+    "lift",
     "load",
     "parse_program",
     "parse_spec",

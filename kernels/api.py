@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..ir.errors import SettingError, UnsupportedSpec
+from ..ir.parser import parse_program
+from ..ir.program import Program
 from ..ir.spec import AttentionSpec
 from .kernel import Kernel, Specialiser
 from .options import Options
@@ -30,6 +32,7 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     example: Sequence[torch.Tensor] | None = None,
     verify: bool = True,
     engine_options: Mapping[str, Any] | None = None,
+    reference: Program | str | None = None,
 ) -> Kernel:
     """Make a fast attention kernel of a plain PyTorch function f(q, k, v, *captured) -> o.
 
@@ -49,11 +52,16 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     engine_options: models, base_url, samples, rounds, seconds, money, transcript, …; ir/transfer/models/settings.py
     has them all.
 
+    reference: an expert's program (as `tw.lift` makes of Triton kernels) or its text; the kernel keeps its tiles, loops
+    and order. None: ours, with tiles that suit the target.
+
     Raises UnsupportedSpec for what cannot be compiled, LoweringError for what the target cannot express,
     BuildError when the compiler fails, VerificationError when the kernel disagrees with the function,
     TransferFailed when models gave no right program within their limits.
     """
-    options = Options(target, arch, backward, deterministic, engine, verify, _engine_settings(engine, engine_options))
+    settings = _engine_settings(engine, engine_options)
+    expert = parse_program(reference) if isinstance(reference, str) else reference
+    options = Options(target, arch, backward, deterministic, engine, verify, settings, expert)
     kernel = Kernel(_specialiser(spec, options), options=options)
     if example is not None:
         kernel.prepare(*example)

@@ -125,17 +125,23 @@ def compile_spec(
     arch: str | None = None,
     stages: Stages | None = None,
     form: str = DENSE,
+    reference: Program | None = None,
 ) -> Compiled:
     """Spec -> program -> source, for one target, after the expert program named `form`. Nothing is built yet.
 
-    Raises LoweringError when the target cannot express the spec (head dimension too large, …).
+    reference: an expert's program instead, whose tiles are kept.
+    Raises LoweringError when the target cannot express the spec (head dimension too large, …), ScheduleError for a
+    reference that is not understood.
     """
     from ..ir.transfer import transfer
 
     stages = stages or Stages()
     arch = arch or TARGETS[target].default_arch()
     with stages.stage("transfer"):
-        program = transfer(reference_program(form), spec, choose(spec, target, arch, form))
+        if reference is None:
+            program = transfer(reference_program(form), spec, choose(spec, target, arch, form))
+        else:
+            program = transfer(reference, spec)
     return lower_program(program, target, arch, spec=spec, stages=stages)
 
 

@@ -99,7 +99,8 @@ class ModelSpecialiser:
         assert options.engine_settings is not None
         engine = ModelEngine(options.engine_settings, cost_on(target, arch, tensors))
         with stages.stage("transfer"):
-            made = engine.transfer(task_of(question, expert(question.spec, target, arch), judge))
+            program = expert(question.spec, target, arch, options.reference)
+            made = engine.transfer(task_of(question, program, judge))
         compiled = lower_program(made.program, target, arch, spec=question.spec, stages=stages)
         if options.verify:
             with stages.stage("verify"):
@@ -160,10 +161,10 @@ class AutoSpecialiser:
         return (self._models if refused else self._rules).gradients(tensors)
 
 
-def expert(spec: AttentionSpec | None, target: str, arch: str) -> Program:
-    """The expert's forward program in the tiles of the target."""
-    program = reference_program()
-    if spec is None:
+def expert(spec: AttentionSpec | None, target: str, arch: str, reference: Program | None = None) -> Program:
+    """The expert's forward program: the one given, or ours in the tiles of the target."""
+    program = reference or reference_program()
+    if spec is None or reference is not None:
         return program
     how = choose(spec, target, arch)
     return set_launch(retile(program, dict(how.tiles)), how.warps, how.stages)

@@ -46,7 +46,8 @@ class Forms:
     def pick(self, tensors: Sequence[torch.Tensor], stages: Stages | None = None) -> Compiled:
         """The form for these tensors; made and verified when it is new, with `stages` begun by who traced it."""
         q, k = tensors[:2]
-        form = form_for(self._target, q.shape[2] * self.spec.group, k.shape[2])
+        is_ours = self._options.reference is None
+        form = form_for(self._target, q.shape[2] * self.spec.group, k.shape[2]) if is_ours else DENSE
         if form not in self._compiled:
             self._compiled[form] = self._make(form, tensors, stages)
         return self._compiled[form]
@@ -54,7 +55,8 @@ class Forms:
     def _make(self, form: str, tensors: Sequence[torch.Tensor], stages: Stages | None) -> Compiled:
         """Compile a form; what decoding has no form for is served by the other one."""
         try:
-            compiled = compile_spec(self.spec, self._target, self._options.arch, stages, form)
+            options = self._options
+            compiled = compile_spec(self.spec, self._target, options.arch, stages, form, options.reference)
         except (LoweringError, ScheduleError):
             if form == DENSE:
                 raise

@@ -6,23 +6,39 @@ sizes with the launches recorded and not run; what the kernels do is read off Tr
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import ScheduleError, UnsupportedKernel, UnsupportedSpec
 from ..ir.printer import print_program, print_spec
 from .compiled import Stages
-from .launchers import is_launcher, launchers_of, lifting_examples
+from .launchers import is_launcher, launchers_of, lifting_examples, scaled
 from .spec_source import SpecSource, example_tensors, load_module, load_source
 from .specialisers import trace
 
 if TYPE_CHECKING:
     from ..ir.lift.triton import Lifted
+    from ..ir.program import Program
+    from ..ir.spec import AttentionSpec
     from .commands import Example
 
-__all__ = ["LiftedText", "lift_source"]
+__all__ = ["LiftedKernel", "LiftedText", "lift", "lift_source"]
+
+
+@dataclass(frozen=True, slots=True)
+class LiftedKernel:
+    """What was lifted of Triton kernels. raw: the program as they say it; program: the same with its parts recognised,
+    or `raw` again where `spec`, what it computes, could not be told. ttir: Triton's IR of each kernel."""
+
+    program: Program
+    raw: Program
+    spec: AttentionSpec | None
+    notes: tuple[str, ...] = ()
+    ttir: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +86,51 @@ def _named(source: str) -> SpecSource:
     return SpecSource(getattr(module, names[0]), module, names[0])
 
 
+def lift(function: Callable[..., Any], example: Sequence[Any] | None = None) -> AttentionSpec | LiftedKernel:
+    """What a PyTorch function computes, or how the Triton kernels of a launcher do.
+
+    function: f(q, k, v, *captured) -> o, traced with the `example` tensors, or a function that launches Triton kernels;
+    that one is called for several sizes (from `<name>_inputs()` or `inputs()` beside it, or made of the example) with
+    its launches recorded and not run. No GPU is needed.
+    Raises UnsupportedSpec or UnsupportedKernel, naming the line or the operation that stopped it.
+    """
+    if not is_launcher(function):
+        if example is None:
+            raise UnsupportedSpec("lift of a PyTorch function needs example=(q, k, v, *captured)")
+        return trace(function, example, Stages()).spec
+    name = function.__name__
+    rows = [scaled(tuple(example))] if example is not None else None
+    return _recognised(_lifted(SpecSource(function, sys.modules[function.__module__], name), rows))
+
+
 def _lift_launcher(named: SpecSource, *, is_raw: bool) -> LiftedText:
-    """The program of a launcher's kernels: recognised where it can be, as it stands where it cannot."""
+    """The program of a launcher's kernels as text."""
     lifted = _lifted(named)
-    program, notes = lifted.program, tuple(lifted.notes)
     if is_raw:
-        return LiftedText(program.name, "program", print_program(program), notes)
+        return LiftedText(lifted.program.name, "program", print_program(lifted.program), tuple(lifted.notes))
+    found = _recognised(lifted)
+    computes = None if found.spec is None else print_spec(found.spec)
+    return LiftedText(found.program.name, "program", print_program(found.program), found.notes, computes)
+
+
+def _recognised(lifted: Lifted) -> LiftedKernel:
+    """Recognised where it can be, as it stands with a note where it cannot."""
     from ..ir.transfer.recognise import recognise
 
+    raw, notes = lifted.program, tuple(lifted.notes)
     try:
-        found = recognise(program)
+        found = recognise(raw)
     except ScheduleError as error:
-        return LiftedText(program.name, "program", print_program(program), (*notes, f"not recognised: {error}"))
-    return LiftedText(program.name, "program", print_program(found.program), notes, print_spec(found.spec))
+        return LiftedKernel(raw, raw, None, (*notes, f"not recognised: {error}"), tuple(lifted.ttir))
+    return LiftedKernel(found.program, raw, found.spec, (*notes, *found.notes), tuple(lifted.ttir))
 
 
-def _lifted(named: SpecSource) -> Lifted:
+def _lifted(named: SpecSource, rows: list[list[tuple[Any, ...]]] | None = None) -> Lifted:
     """Lifted with the first examples that suit the launcher; where none do, what was wrong with the first."""
     from ..ir.lift.triton import lift_triton
 
     failures: list[UnsupportedKernel] = []
-    for examples in lifting_examples(named):
+    for examples in rows or lifting_examples(named):
         try:
             return lift_triton(named.function, examples, named.name)
         except UnsupportedKernel as error:

@@ -9,6 +9,7 @@ from ..ir.errors import SettingError, UnsupportedSpec
 from .gradients.order import Order
 
 if TYPE_CHECKING:
+    from ..ir.program import Program
     from ..ir.transfer.models import EngineSettings
 
 __all__ = ["Options"]
@@ -30,7 +31,8 @@ class Options:
     runs on any number of workers, "greedy" is closer to the bound and gives way to "safe" where too few run at once.
 
     engine: rules, llm (language models write the program) or auto (llm for what the rules refuse). engine_settings: of
-    llm and auto.
+    llm and auto. reference: the expert's program to start from, with its own tiles; None: ours, with tiles that suit
+    the target.
     """
 
     target: str = "auto"
@@ -40,6 +42,7 @@ class Options:
     engine: str = "rules"
     verify: bool = True
     engine_settings: EngineSettings | None = None
+    reference: Program | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compiled."""
