@@ -23,6 +23,7 @@ def read(walker: Walker, name: str, indices: tuple[Expr, ...], path: Path) -> Ex
     if len(stores) != 1:
         raise walker.refuse(path, f"buffer {name!r} is stored to at {len(stores)} places; one is understood")
     (stored,) = stores
+    indices = _carried_over(walker, name, indices)
     values: dict[Expr, Expr] = {}
     later: list[tuple[Expr, Expr]] = []
     for written, wanted in zip(stored.indices, indices, strict=True):
@@ -37,6 +38,20 @@ def read(walker: Walker, name: str, indices: tuple[Expr, ...], path: Path) -> Ex
     if missing:
         raise walker.refuse(path, f"{name!r} does not say which {missing[0]!r} its elements are of")
     return tidy(replaced(stored.value, values), walker)
+
+
+def _carried_over(walker: Walker, name: str, indices: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """Indices of a contiguous buffer with whole multiples of a dimension carried to the one before: [0, b * H + h]."""
+    found = list(indices)
+    for n in range(len(found) - 1, 0, -1):
+        dim = walker.shapes.tensors[name].dims[n]  # type: ignore[union-attr]
+        if not isinstance(dim, Expr):
+            continue
+        whole = tidy(apply(Op.FLOORDIV, found[n], dim), walker)
+        if whole.op is not Op.FLOORDIV and number(whole) != 0.0:
+            found[n - 1] = tidy(found[n - 1] + whole, walker)
+            found[n] = tidy(apply(Op.MOD, found[n], dim), walker)
+    return tuple(found)
 
 
 def tidy(e: Expr, walker: Walker) -> Expr:
@@ -66,7 +81,24 @@ def _packed(pairs: list[tuple[Expr, Expr]], coords: tuple[Expr, ...]) -> dict[Ex
                     group = expression({tuple(a for a in monomial if a is not g): c})
                     found[g] = apply(Op.FLOORDIV, wanted_head, group)
                     found[x] = apply(Op.MOD, wanted_head, group) * size + wanted_row
+    for head, wanted in pairs:
+        found |= _slots(head, wanted, coords)
     return found
+
+
+def _slots(head: Expr, wanted: Expr, coords: tuple[Expr, ...]) -> dict[Expr, Expr]:
+    """g and x of the heads g * G + x, where a tile has the heads of one group."""
+    poly = polynomial(head)
+    tiles = [monomial[0] for monomial, c in poly.items() if len(monomial) == 1 and c == 1 and monomial[0].op is Op.INDEX]
+    if len(tiles) != 1 or len(poly) != 2:
+        return {}
+    rest = {m: c for m, c in poly.items() if m != (tiles[0],)}
+    ((monomial, c),) = rest.items()
+    for g in coords:
+        if g.op is Op.VAR and g in monomial:
+            group = expression({tuple(a for a in monomial if a is not g): c})
+            return {g: apply(Op.FLOORDIV, wanted, group), tiles[0]: apply(Op.MOD, wanted, group)}
+    return {}
 
 
 def _check(walker: Walker, written: Expr, wanted: Expr, values: dict[Expr, Expr], stored: Stored, path: Path) -> None:

@@ -7,15 +7,14 @@ kernels/programs/flash_forward.txt at the place where the weights are first used
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...dtypes import DType, Kind
 from ...edit import extents
 from ...errors import ScheduleError
-from ...expr import Expr, Op, apply, call, const, index, select, transform, var, walk
-from ...printer import Path
+from ...expr import Expr, Op, apply, call, const, index, load, loads, select, substitute, transform, var, walk
+from ...printer import Path, print_expr
 from ...program import (
     All,
     Fill,
@@ -42,89 +41,10 @@ from ...program import (
 )  # fmt: skip
 from ...spec import MASK_PARAMETERS, SCORE_PARAMETERS
 from ..unread import drop_unread
-from .coordinates import GROUP
+from .coordinates import GROUP, Places
+from .forms import replaced
+from .lines import LSE, MINUS, ROLES, closing_lines, f, merging, softmax_lines
 from .specify import Understood
-
-LOG2E = math.log2(math.e)
-LN2 = math.log(2.0)
-ROLES = frozenset(
-    [
-        "q",
-        "k",
-        "v",
-        "o",
-        "lse",
-        "q_tile",
-        "k_tile",
-        "v_tile",
-        "s",
-        "x",
-        "top",
-        "peak_next",
-        "base",
-        "rescale",
-        "p",
-        "total",
-        "mass",
-        "peak",
-        "acc",
-        "share",
-        "g",
-        "b",
-        "h",
-        "i",
-        "j",
-        "m",
-        "n",
-        "score",
-        "keep",
-        "piece",
-        "part",
-        "weight",
-        "after",
-        "kept",
-        "o_split",
-        "peak_split",
-        "mass_split",
-        "peak_here",
-        "mass_here",
-        "sums",
-        "peak_both",
-        "origin",
-    ]
-)
-MINUS = const(-math.inf)
-
-
-def f(name: str) -> Expr:
-    """A float tile by name."""
-    return var(name, Kind.FLOAT)
-
-
-def softmax_lines(kept: Expr | None, peak: str = "peak", mass: str = "mass") -> tuple[Statement, ...]:
-    """The step of an online softmax over a tile of keys."""
-    score = call("score", (f("s"), *(var(name) for name in "bhij")), Kind.FLOAT) * LOG2E
-    x = score if kept is None else select(kept, score, MINUS)
-    return (
-        Let("x", x),
-        Reduce("top", "max", "x", "n"),
-        Let("peak_next", apply(Op.MAX, f(peak), f("top"))),
-        Let("base", select(apply(Op.EQ, f("peak_next"), MINUS), 0.0, f("peak_next"))),
-        Let("rescale", apply(Op.EXP2, f(peak) - f("base"))),
-        Let("p", apply(Op.EXP2, f("x") - f("base"))),
-        Reduce("total", "sum", "p", "n"),
-        Let(mass, f(mass) * f("rescale") + f("total")),
-        Let(peak, f("peak_next")),
-    )
-
-
-def closing_lines() -> tuple[Statement, ...]:
-    """What a row's sums are multiplied by."""
-    return (Let("share", select(apply(Op.EQ, f("mass"), 0.0), 0.0, 1.0 / f("mass"))),)
-
-
-LSE = select(apply(Op.EQ, f("mass"), 0.0), MINUS, (f("peak") + apply(Op.LOG2, f("mass"))) * LN2)
-
 
 @dataclass(slots=True)
 class Emitter:
@@ -136,24 +56,91 @@ class Emitter:
     sums: set[Path] = field(default_factory=set)
     values: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    tensors: dict[str, str] = field(default_factory=dict)
     bound: set[str] = field(default_factory=set)
     elements: set[Expr] = field(default_factory=set)
     has_started: bool = False
     has_closed: bool = False
+    places: Places = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The coordinates are those of the grid that sweeps over keys."""
+        self.places = self.understood.inner
+
+    @property
+    def is_split(self) -> bool:
+        """Whether parts of the keys are summed by one grid and merged by another."""
+        return self.understood.splits is not None
 
     def program(self) -> Program:
         """The canonical program."""
         u = self.understood
-        raw, places = u.walker.program, u.places
+        raw, places = u.walker.program, self.places
         self._plan_loops()
         self._plan_names()
-        body = self.body(raw.body, ())
-        score = Region("score", _params(SCORE_PARAMETERS), f("s"))
-        keep = Region("keep", _params(MASK_PARAMETERS), const(True))
+        self._plan_tensors()
+        body = self._split_body(raw.body) if self.is_split else self.body(raw.body, ())
         fixed = {k: n for k, n in raw.sizes if k not in places.sizes and k not in ("D", "Dv")}
         sizes = (("D", u.spec.head_dim), ("Dv", u.spec.value_dim), *fixed.items())
-        program = Program(raw.name, self._parameters(), body, (score, keep), sizes, raw.free_sizes)
-        return drop_unread(program)
+        program = Program(raw.name, self._parameters(), body, self._regions(), sizes, raw.free_sizes)
+        dropped = drop_unread(program)
+        lengths = [r for r in program.regions if r.name in ("rows", "columns") and r not in dropped.regions]
+        return replace(dropped, regions=(*lengths, *dropped.regions))
+
+    def _regions(self) -> tuple[Region, ...]:
+        """The lengths of sequences, the score, the mask, the mask of a split."""
+        keep = call("keep", tuple(var(n) for n in MASK_PARAMETERS), Kind.BOOL)
+        score = Region("score", _params(SCORE_PARAMETERS), f("s"))
+        regions = [*self._lengths(), score, Region("keep", _params(MASK_PARAMETERS), const(True))]
+        if self.is_split:
+            size, split = self._in_keys(self.understood.cover.part), var("split")
+            piece = keep & (split * size <= var("j")) & (var("j") < split * size + size)
+            regions.append(Region("piece", _params((*MASK_PARAMETERS, "split")), piece))
+        return tuple(regions)
+
+    def _lengths(self) -> list[Region]:
+        """How many rows and columns sequence b has, where sequences have lengths of their own."""
+        places, params = self.places, (RegionParam("b", Kind.INT),)
+        found = []
+        if places.start is not None:
+            start = self.tensors.get(str(places.start.attr), str(places.start.attr))
+            length = load(start, (var("b") + 1,), Kind.INT) - load(start, (var("b"),), Kind.INT)
+            found.append(Region("rows", params, length))
+        if places.layout != "dense":
+            loop = self.understood.values[0].leaf.loop
+            extent = places.canonical(loop.tiles.extent, loop.element)  # type: ignore[union-attr]
+            found.append(Region("columns", params, self._named(extent)))
+        return found
+
+    def _in_keys(self, e: Expr | None) -> Expr:
+        """An expression of the number of keys, by that name where queries are as many."""
+        assert e is not None
+        if self.places.is_square:
+            e = substitute(e, {"M": var("N")})
+        if self.places.layout != "dense":
+            loop = self.understood.values[0].leaf.loop
+            extent = self.places.canonical(loop.tiles.extent, loop.element)  # type: ignore[union-attr]
+            e = replaced(e, {extent: call("columns", (var("b"),), Kind.INT)})
+        return e
+
+    def _split_body(self, body: Sequence[Statement]) -> tuple[Statement, ...]:
+        """The grid over splits, between its buffers and the grid that merges them."""
+        u = self.understood
+        grids = [(n, s) for n, s in enumerate(body) if isinstance(s, Grid)]
+        if len(grids) != 2:
+            raise u.walker.refuse(grids[-1][0:1], f"expected a grid over splits and one that merges; found {len(grids)} grids")
+        (first, sweep), (_, merge) = grids
+        rows = [e.tile for e in (*merge.extents, *sweep.extents) if isinstance(e, Tiles)] or [
+            s.tiles.tile for s in statements(sweep.body) if isinstance(s, TileAt)
+        ]
+        count = print_expr(self._in_keys(u.splits))
+        sizes = (u.spec.head_dim, u.spec.value_dim)
+        buffers, merging_grid = merging(count, rows[0], sizes, rows_first=self.places.layout == "paged")
+        if u.lse is None:
+            kept = tuple(s for s in merging_grid.body if not (isinstance(s, Store) and s.target.name == "lse"))
+            merging_grid = replace(merging_grid, body=kept)
+        merging_grid = replace(merging_grid, order=merge.order, warps=merge.warps)
+        return (*buffers, self._grid(sweep, (first,)), merging_grid)
 
     # Plans
 
@@ -191,25 +178,58 @@ class Emitter:
         loop = weighed.leaf.loop  # type: ignore[attr-defined]
         if loop.domain is not None:
             return bool(loop.part == "full")
-        extent = self.understood.places.canonical(loop.tiles.extent, loop.element)
+        extent = self.places.canonical(loop.tiles.extent, loop.element)
         return weighed.mask in (const(True), var("j") < extent)  # type: ignore[attr-defined]
 
     def _plan_names(self) -> None:
         """Canonical names of the program's variables; what is in their way is renamed."""
         u = self.understood
-        places, raw = u.places, u.walker.program
+        places, raw = self.places, u.walker.program
         wanted = {places.batch: "b", places.head: "h", places.row: "i"}
         for found, name in wanted.items():
             if found.op is Op.VAR:
                 self.names[str(found.attr)] = name
         if places.row.op is Op.INDEX:
             self.names[str(places.row.attr).split("@")[0]] = "m"
+        if places.key_head.op is Op.VAR and places.key_head is not places.head:
+            self.names[str(places.key_head.attr)] = "g"
+            self.bound.add("g")
+        if places.row.op is Op.CONST:
+            slot = next((n for n in walk(places.head) if n.op is Op.INDEX), None)
+            if slot is None:
+                where = u.output.path
+                raise u.walker.refuse(where, "one row of one head at a time has no canonical form: no tile of rows")
+            self.names[str(slot.attr).split("@")[0]] = "m"
+        split = u.split_name
+        if split is not None:
+            self.names[split] = "split"
         for w in (*u.values, *u.sums):
             self.elements.add(w.leaf.loop.element)
             self.names[str(w.leaf.loop.element.attr).split("@")[0]] = "n"
         self.names |= {places.q: "q", places.k: "k", places.v: "v"}
         self.names |= {p.name: ("o" if p.name == self._output() else "lse") for p in raw.params if p.is_output}
         self.names |= {raw_size: name for raw_size, name in places.sizes.items()}
+
+    def _plan_tensors(self) -> None:
+        """The names that layouts give to where sequences start and pages lie."""
+        places, loop = self.places, self.understood.values[0].leaf.loop
+        row = next(iter(self.understood.values)).dot
+        tables = [e for n in walk(row) if n.op is Op.LOAD and n.attr == places.k for arg in n.args for e in loads(arg)]
+        if places.layout == "paged":
+            lengths = loads(loop.tiles.extent)  # type: ignore[union-attr]
+            names = {str(e.attr): "block_table" for e in tables} | {str(e.attr): "lengths" for e in lengths}
+        elif places.layout == "ragged":
+            names = {str(e.attr): "cu_k" for e in tables} | {str(places.start.attr): "cu_q"}  # type: ignore[union-attr]
+        else:
+            names = {}
+        taken = {t.name for t in self.understood.spec.captured} | {p.name for p in self.understood.walker.program.params}
+        self.tensors = {raw: name for raw, name in names.items() if name not in taken or raw == name}
+
+    def _named(self, e: Expr) -> Expr:
+        """An expression of canonical coordinates with the tensors' canonical names."""
+        return transform(
+            e, lambda n: load(self.tensors[str(n.attr)], n.args, n.kind) if n.op is Op.LOAD and n.attr in self.tensors else None
+        )
 
     def _output(self) -> str:
         stores = self.understood.walker.stores
@@ -238,20 +258,22 @@ class Emitter:
                 return var(self.name(str(node.attr)), node.kind)
             if node.op is Op.INDEX:
                 return index(self.name(str(node.attr)))
+            if node.op is Op.LOAD and str(node.attr) in self.tensors:
+                return load(self.tensors[str(node.attr)], node.args, node.kind)
             return None
 
         return transform(e, rename)
 
     def _parameters(self) -> tuple[Param, ...]:
         u = self.understood
-        places, raw = u.places, u.walker.program
+        places, raw = self.places, u.walker.program
         by_name = {p.name: p for p in raw.params}
 
         def canonical(param: Param, name: str) -> Param:
             roles = self._roles(param.name)
             names = {"batch": "B", "head": "Hq" if name in ("q", "o", "lse") else "Hkv"}
             names |= {"row": "M" if name in ("q", "o", "lse") else "N", "feature": "D" if name in ("q", "k") else "Dv"}
-            if places.layout == "dense":
+            if not self._is_as_written(name):
                 return Param(name, param.dtype, tuple(names[role] for role in self._order(name)), param.is_output)
             dims = tuple(
                 names.get(role, places.sizes.get(str(dim), dim)) for dim, role in zip(param.dims, roles, strict=True)
@@ -264,7 +286,7 @@ class Emitter:
         known = {places.q, places.k, places.v}
         used = self._read()
         others = [
-            replace(p, dims=tuple(places.sizes.get(d, d) if isinstance(d, str) else d for d in p.dims))
+            replace(p, name=self.tensors.get(p.name, p.name), dims=tuple(places.sizes.get(d, d) if isinstance(d, str) else d for d in p.dims))
             for p in raw.params
             if not p.is_output and p.name not in known and p.name in used
         ]
@@ -294,10 +316,11 @@ class Emitter:
     def _roles(self, tensor: str) -> list[str]:
         """Roles of a tensor's dimensions, in its own order."""
         u = self.understood
-        if tensor in u.places.dims:
-            return u.places.dims[tensor]
+        outer = u.places
+        if tensor in outer.dims:
+            return outer.dims[tensor]
         stored = next(s[0] for name, s in u.walker.stores.items() if name == tensor)
-        known = {u.places.batch: "batch", u.places.head: "head", u.places.row: "row"}
+        known = {outer.batch: "batch", outer.head: "head", outer.row: "row"}
         roles = []
         for item in stored.indices:
             is_feature = item.op is Op.INDEX and str(item.attr) in u.walker.program.fixed
@@ -305,23 +328,32 @@ class Emitter:
         return roles
 
     def _order(self, name: str) -> tuple[str, ...]:
-        return ("batch", "head", "row") if name == "lse" else ("batch", "head", "row", "feature")
+        if name == "lse":
+            return ("batch", "head", "row")
+        if self.places.layout == "paged" and name in ("q", "o"):
+            return ("batch", "row", "head", "feature")
+        return ("batch", "head", "row", "feature")
 
     def place(self, ref: Ref) -> Ref:
         """A reference to q, k, v or an output, with canonical dimensions in their order."""
-        items: list[Index] = [
-            TileAxis(self.name(item.name))
-            if isinstance(item, TileAxis)
-            else item
-            if isinstance(item, All)
-            else self.expr(item)
-            for item in ref.indices
-        ]
+        items = [self._item(item) for item in ref.indices]
         name = self.names[ref.name]
-        if self.understood.places.layout != "dense":
+        if self._is_as_written(name):
             return Ref(name, tuple(items))
         by_role = dict(zip(self._roles(ref.name), items, strict=True))
+        if self.places.row.op is Op.CONST and name in ("q", "o", "lse"):
+            by_role |= {"head": var("h"), "row": var("i")}
         return Ref(name, tuple(by_role[role] for role in self._order(name)))
+
+    def _item(self, item: Index) -> Index:
+        if isinstance(item, TileAxis):
+            return TileAxis(self.name(item.name))
+        return self.expr(item) if isinstance(item, Expr) else item
+
+    def _is_as_written(self, name: str) -> bool:
+        """Whether a tensor's dimensions stay in the program's order: where rows lie at computed places."""
+        is_new = self.places.row.op is Op.CONST and name in ("q", "o", "lse")
+        return self.places.layout != "dense" and not is_new
 
     # Statements
 
@@ -334,7 +366,7 @@ class Emitter:
 
     def statement(self, s: Statement, path: Path) -> Sequence[Statement]:
         """What stands for one statement."""
-        places = self.understood.places
+        places = self.places
         if isinstance(s, Grid):
             return (self._grid(s, path),)
         if path in self.parts:
@@ -346,7 +378,8 @@ class Emitter:
         if isinstance(s, Let):
             return self._let(s, path)
         if isinstance(s, TileAt):
-            return (TileAt(self.name(s.name), self._tiles(s.tiles), self.expr(s.number)),)
+            name = self.name(s.name)
+            return (TileAt(name, self._tiles(s.tiles, name), self.expr(s.number)),)
         if isinstance(s, Store):
             return self._store(s)
         if isinstance(s, If):
@@ -363,23 +396,38 @@ class Emitter:
     def _grid(self, s: Grid, path: Path) -> Grid:
         names = tuple(self.name(name) for name in s.names)
         extents_ = tuple(
-            self._tiles(e) if isinstance(e, Tiles) else self._count(n, e) for n, e in zip(names, s.extents, strict=True)
+            self._tiles(e, n) if isinstance(e, Tiles) else self._count(n, e) for n, e in zip(names, s.extents, strict=True)
         )
         return replace(s, names=names, extents=extents_, body=self.body(s.body, path))
 
     def _count(self, name: str, e: Expr) -> Expr:
         """How many instances: a number of batches or heads that the program fixes becomes the size."""
-        if e.op is Op.CONST and name in ("b", "h") and self.understood.places.layout == "dense":
+        if e.op is Op.CONST and name in ("b", "h") and self.places.layout == "dense":
             return var("B" if name == "b" else "Hq")
         return self.expr(e)
 
-    def _tiles(self, tiles: Tiles) -> Tiles:
+    def _tiles(self, tiles: Tiles, name: str = "") -> Tiles:
+        if name == "m" and self.places.row.op is Op.CONST:
+            return Tiles(GROUP * var("M"), tiles.tile)
+        if name == "m" and self.places.start is not None and tiles.extent.op is not Op.VAR:
+            return Tiles(call("rows", (var("b"),), Kind.INT), tiles.tile, var("M"))
         return Tiles(self.expr(tiles.extent), tiles.tile, None if tiles.most is None else self.expr(tiles.most))
 
     def _coordinates(self) -> list[Statement]:
         """b, h, i and g where the program has no variables of these names."""
-        places = self.understood.places
+        places = self.places
         found: list[Statement] = []
+        if places.row.op is Op.CONST:  # a tile of the heads of a group: for several rows, their heads and rows
+            if places.batch.op is not Op.VAR:
+                found.append(Let("b", self._original(places.batch)))
+            if "g" not in self.bound:
+                found.append(Let("g", self._original(places.key_head)))
+            m = index("m")
+            return [
+                *found,
+                Let("h", var("g") * GROUP + apply(Op.FLOORDIV, m, var("M"))),
+                Let("i", apply(Op.MOD, m, var("M"))),
+            ]
         for e, name in ((places.batch, "b"), (places.head, "h"), (places.row, "i")):
             if e.op in (Op.VAR, Op.CONST) or name in self.bound:
                 continue
@@ -396,7 +444,7 @@ class Emitter:
     def _let(self, s: Let, path: Path) -> Sequence[Statement]:
         if s.value.kind is Kind.FLOAT:
             return ()
-        places = self.understood.places
+        places = self.places
         value = self.understood.walker.lets.get(path)
         for e, name in ((places.batch, "b"), (places.head, "h"), (places.row, "i")):
             if value is e and e.op is not Op.VAR:
@@ -413,12 +461,24 @@ class Emitter:
         return (Let(self.name(s.name), self.expr(s.value)),)
 
     def _store(self, s: Store) -> Sequence[Statement]:
-        u = self.understood
+        if self.is_split:
+            return self._part_stores(s)
         first: tuple[Statement, ...] = () if self.has_closed else closing_lines()
         self.has_closed = True
         value = f("acc") * f("share") if s.target.name == self._output() else LSE
-        del u
         return (*first, Store(self.place(s.target), value, self._where(s.where)))
+
+    def _part_stores(self, s: Store) -> Sequence[Statement]:
+        """The three sums of a part, where the program stored its sums of values."""
+        if not any(isinstance(item, All) for item in s.target.indices):
+            return ()
+        row: Index = TileAxis("m") if self.places.row.op is Op.INDEX else var("i")
+        place = (var("b"), var("h"), var("split"), row)
+        return (
+            Store(Ref("o_split", (*place, All())), f("acc")),
+            Store(Ref("peak_split", place), f("peak_here")),
+            Store(Ref("mass_split", place), f("mass_here")),
+        )
 
     # Loops over keys
 
@@ -427,38 +487,49 @@ class Emitter:
         if not self.has_started:
             start = [
                 Fill("acc", DType.F32, ("m", "Dv"), const(0.0)),
-                Fill("peak", DType.F32, ("m",), MINUS),
-                Fill("mass", DType.F32, ("m",), const(0.0)),
+                Fill(self.peak, DType.F32, ("m",), MINUS),
+                Fill(self.mass, DType.F32, ("m",), const(0.0)),
             ]
             self.has_started = True
         part = self.parts[path]
         if part is None:
             return start
         if path not in self.sums:
-            start.append(Let("base", select(apply(Op.EQ, f("peak"), MINUS), 0.0, f("peak"))))
-        tiles, most = self._keys(s, path)
-        row = var("m") if self.understood.places.row.op is Op.INDEX else var("i")
-        where = call("keep", (var("b"), var("h"), row, var("n")), Kind.BOOL)
+            start.append(Let("base", select(apply(Op.EQ, f(self.peak), MINUS), 0.0, f(self.peak))))
+        count, most = self._keys()
+        row = "m" if self.places.row.op is Op.INDEX else "i"
         info = next(w.leaf.loop for w in (*self.understood.values, *self.understood.sums) if w.leaf.loop.path == path)
         stages = s.stages if isinstance(s, TileLoop) else 1
         order = "descending" if info.is_descending else "ascending"
-        tail = var("j") < tiles
-        kept = None if part == "full" else call("keep", tuple(var(n) for n in "bhij"), Kind.BOOL) & tail
+        kept = None if part == "full" else self._kept("i", "j") & (var("j") < count)
         body = (Let("j", index("n")), *self._keyed(s.body, path, kept))  # type: ignore[union-attr]
-        cut = Tiles(tiles, info.tiles.tile, most)  # type: ignore[union-attr]
-        return (*start, TileLoop("n", cut, body, where, part, order, stages))
+        cut = Tiles(count, info.tiles.tile, most)  # type: ignore[union-attr]
+        return (*start, TileLoop("n", cut, body, self._kept(row, "n"), part, order, stages))
 
-    def _keys(self, s: Statement, path: Path) -> tuple[Expr, Expr | None]:
+    @property
+    def peak(self) -> str:
+        """The running maximum's name."""
+        return "peak_here" if self.is_split else "peak"
+
+    @property
+    def mass(self) -> str:
+        """The running sum's name."""
+        return "mass_here" if self.is_split else "mass"
+
+    def _kept(self, row: str, column: str) -> Expr:
+        """The predicate of a loop over keys."""
+        names = ("b", "h", row, column, *(("split",) if self.is_split else ()))
+        return call("piece" if self.is_split else "keep", tuple(var(n) for n in names), Kind.BOOL)
+
+    def _keys(self) -> tuple[Expr, Expr | None]:
         """How many keys there are, and a bound of the run where a sequence says so itself."""
-        if self.understood.places.layout == "dense":
+        if self.places.layout == "dense":
             return var("N"), None
-        raw = s.tiles if isinstance(s, TileLoop) else next(t.tiles for t in statements(s.body) if isinstance(t, TileAt))  # type: ignore[union-attr]
-        extent = self.expr(raw.extent)
-        return extent, var("N") if raw.most is None else self.expr(raw.most)
+        return call("columns", (var("b"),), Kind.INT), var("N")
 
     def _keyed(self, body: Sequence[Statement], path: Path, kept: Expr | None) -> list[Statement]:
         """The body of a loop over keys."""
-        places, found = self.understood.places, []  # type: ignore[var-annotated]
+        places, found = self.places, []  # type: ignore[var-annotated]
         emitted = False
         for s, where in _flattened(body, path):
             uses = (isinstance(s, Reduce) and s.op == "sum") or self._is_second(s)
@@ -467,7 +538,7 @@ class Emitter:
                 emitted = True
             if isinstance(s, Load) and s.source.name in (places.k, places.v):
                 name = "k_tile" if s.source.name == places.k else "v_tile"
-                found.append(Load(name, self.place(self._grouped(s.source)), s.space, self._where(s.where)))
+                found.append(Load(name, self.place(self._grouped(s.source)), s.space))
             elif isinstance(s, Gemm) and self._is_second(s):
                 into = f("acc") * f("rescale") if path in self.sums else f("acc")
                 found.append(Gemm("acc", "p", "v_tile", into, s.is_async))
@@ -485,7 +556,7 @@ class Emitter:
         return Ref(ref.name, items)
 
     def _weights(self, path: Path, kept: Expr | None) -> tuple[Statement, ...]:
-        lines = softmax_lines(kept)
+        lines = softmax_lines(kept, self.peak, self.mass)
         if path in self.sums:
             return lines
         return (lines[0], Let("p", apply(Op.EXP2, f("x") - f("base"))))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from ...algebra import simplify
 from ...dtypes import Kind
-from ...expr import Expr, Op, apply, const, rebuild, select, transform, walk
+from ...expr import Expr, Op, apply, const, rebuild, select, substitute, transform, var, walk
 
 LOG2E = math.log2(math.e)
 LEAST = -1e6  # constants of scores at most this are masks: no weight comes of them
@@ -35,6 +35,20 @@ def number(e: Expr) -> float | None:
         inner = number(e.args[0])
         return None if inner is None else -inner
     return float(e.attr) if e.op is Op.CONST and e.kind is not Kind.BOOL else None  # type: ignore[arg-type]
+
+
+def _simplified(e: Expr) -> Expr:
+    """The expression simplified outside sums and maxima, which stay as they are."""
+    names: dict[Expr, Expr] = {}
+    stack = [e]
+    while stack:
+        node = stack.pop()
+        if node.op is Op.CALL:
+            names.setdefault(node, var(f"@sub{len(names)}", node.kind))
+        else:
+            stack.extend(node.args)
+    hidden = replaced(e, names)
+    return substitute(simplify(hidden), {str(new.attr): old for old, new in names.items()})
 
 
 def indicator(condition: Expr) -> Expr:
@@ -91,7 +105,7 @@ class Forms:
         if not e.args or e.op in (Op.LOAD, Op.CALL):
             return e
         args = tuple(self.expr(self.of(a)) if a.kind is Kind.FLOAT else simplify(a) for a in e.args)
-        return simplify(apply(e.op, *args)) if e.op is not Op.CAST else e
+        return _simplified(apply(e.op, *args)) if e.op is not Op.CAST else e
 
     def atom(self, e: Expr) -> Form:
         """The form of an expression that is taken as a whole."""

@@ -21,6 +21,8 @@ class Leaf:
     weight: Form
     value: Expr | None
     path: Path
+    source: Leaf | None = None
+    split_name: str | None = None
 
 
 class Meaning:
@@ -82,7 +84,11 @@ class Meaning:
         if term[1] or abs(c - 1.0) > 1e-6 or not all(is_indicator(a) for a in others):
             raise self.walker.refuse(fold.path, "expected the sums of the parts to be merged by their own maxima")
         part, value = self._fold(nested[0])
-        return [self._leaf(self._at(part, nested[0]), fold.loop, value, part.path)]
+        leaf = self._leaf(self._at(part, nested[0]), fold.loop, value, part.path)
+        inner = self.walker.folds[part.number]
+        name = next((c for c, a in zip(part.coords, nested[0].args[1:], strict=True) if fold.loop.element in set(walk(a))), None)
+        own = self._leaf(part.loop, None, inner.value, part.path)
+        return [replace(leaf, source=own, split_name=None if name is None else str(name.attr))]
 
     def _at(self, part: Fold, atom: Expr) -> LoopInfo:
         """The loop of a part, in terms of the coordinates where the parts are merged."""

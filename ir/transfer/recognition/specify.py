@@ -54,6 +54,9 @@ class Understood:
     values: list[Weighed]
     sums: list[Weighed]
     cover: Cover
+    inner: Places
+    splits: Expr | None = None
+    split_name: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -90,7 +93,21 @@ class _Reader:
         if lse is not None:
             self._check_lse(lse, below, places)
         self._check_hidden(values, places, kept, output)
-        return Understood(self.walker, places, spec, output, lse, values, sums, kept, self.notes)
+        splits = self._swept(values[0], places).splits
+        inner = self._inner(first, places)
+        name = first.split_name if first.split is not None else None
+        return Understood(
+            self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes
+        )
+
+    def _inner(self, first: Leaf, places: Places) -> Places:
+        """The coordinates in the grid that sweeps over keys."""
+        if first.source is None:
+            return places
+        own = first.source
+        dot = self._dot(own)
+        q, k = product_of(dot, own.loop.element, self.walker, own.path)
+        return find_places(self.walker, q, k, own.value or k, own.loop.element, own.path)
 
     # The output
 
@@ -314,6 +331,8 @@ class _Reader:
         requires = kept.needs
         if places.is_square:
             requires = all_of(requires, apply(Op.EQ, var("M"), var("N")))
+        if places.row.op is Op.CONST:
+            requires = all_of(requires, apply(Op.EQ, var("M"), 1))
         self._check_names(expressions, captured, output)
         d, dv = (params[name].dims[places.dims[name].index("feature")] for name in (places.q, places.v))
         fixed = program.fixed

@@ -154,7 +154,8 @@ class Walker:
         elif isinstance(s, Reduce):
             self.reduce(s, path, scope)
         elif isinstance(s, TileAt):
-            self.bind(s.name, s.tiles, self.value(s.number, scope, path), scope)
+            bound = self.bind(s.name, s.tiles, self.value(s.number, scope, path), scope)
+            scope.coords += (index(bound.axis),)
         elif isinstance(s, Store):
             self.store(s, path, scope)
         elif isinstance(s, If):
