@@ -8,6 +8,7 @@ ParseError with line and column.
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -51,7 +52,9 @@ def _only_function(text: str) -> ast.FunctionDef:
         raise ParseError(1, 1, f"{len(text)} characters", f"at most {MAX_TEXT_BYTES} bytes of text")
     _check_nesting(text)
     try:
-        module = ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's remarks on style
+            module = ast.parse(text)
     except SyntaxError as error:
         raise ParseError(error.lineno or 1, error.offset or 1, str(error.msg), "program text") from None
     except (ValueError, RecursionError, MemoryError) as error:

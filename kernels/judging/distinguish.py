@@ -26,7 +26,7 @@ from .inputs import Inputs
 from .judge import ProgramJudge
 from .limits import Allowance
 from .runs import Candidate, Ran
-from .shrink import simplest, smallest
+from .shrink import least
 from .trials import own_inputs
 from .wording import contents
 from .words import SPREAD, failure_word
@@ -148,7 +148,7 @@ def _told(
     def fails(inputs: Inputs) -> bool:
         return allowance.spend() and _differing(judge, pair, inputs) is not None
 
-    inputs = simplest(smallest(start, judge.claim, fails), fails)
+    inputs = least(start, judge.claim, fails)
     sentence = _sentence(judge, pair, inputs, (names[first], names[second]))
     return Distinction(inputs.holding(inputs.tensors, f"{inputs.name}-distinguishing"), (first, second), sentence)
 

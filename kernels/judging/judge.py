@@ -31,11 +31,17 @@ class ProgramJudge:
     """Judges programs against one claim. Cases may be added; signatures are over all cases there are."""
 
     def __init__(
-        self, claim: Claim, limits: JudgeLimits | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        claim: Claim,
+        limits: JudgeLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        inputs: Sequence[Inputs] | None = None,
     ) -> None:
+        """inputs: what candidates are tried on (None: the list that the claim gives)."""
         self.claim = claim
         self.limits = limits or JudgeLimits()
         self._clock = clock
+        self._given = inputs
         self._trials: list[Trial] | None = None
         self._low: dict[tuple[str, str], float] = {}
 
@@ -132,7 +138,7 @@ class ProgramJudge:
 
     def _shared(self) -> list[Trial]:
         if self._trials is None:
-            self._trials = self._prepared(shared_inputs(self.claim))
+            self._trials = self._prepared(shared_inputs(self.claim) if self._given is None else self._given)
         return self._trials
 
     def _prepared(self, inputs: Sequence[Inputs]) -> list[Trial]:

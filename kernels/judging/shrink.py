@@ -26,9 +26,9 @@ from .runs import Candidate, Ran
 from .wording import contents, lines_of
 from .words import is_wrong
 
-__all__ = ["Finding", "Oracle", "counter_example", "least_failure", "probe", "simplest", "smallest"]
+__all__ = ["Finding", "Oracle", "counter_example", "least", "least_failure", "probe"]
 
-LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512, 768, 1024)
+LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512, 768, 1024)
 MOST_STARTS = 4
 TOGETHER = (("M", "N"), ("B",), ("Hkv",), ("M",), ("N",))
 Fails = Callable[[Inputs], bool]
@@ -75,7 +75,7 @@ def counter_example(
         finding = probe(oracle, candidate, inputs) if allowance.spend() else None
         return finding is not None and finding.output == role
 
-    found = simplest(smallest(start, oracle.claim, fails), fails)
+    found = least(start, oracle.claim, fails)
     finding = probe(oracle, candidate, found) or first
     told = diagnosis(lambda given: _output(candidate, given), lambda given: _truth(oracle, given), found, finding.place)
     example = CounterExample(
@@ -137,14 +137,25 @@ def worst(ran: Ran, truths: dict[str, Truth]) -> Finding | None:
     return None
 
 
+def least(inputs: Inputs, claim: Claim, fails: Fails) -> Inputs:
+    """Small sizes, then plain tensors, then smaller sizes where plain tensors allow them."""
+    return _smaller(simplest(_together(smallest(inputs, claim, fails), fails), fails), claim, fails)
+
+
 def smallest(inputs: Inputs, claim: Claim, fails: Fails) -> Inputs:
     """The same input cut to the least sizes that still fail."""
     for names in TOGETHER:
         inputs = _least(inputs, names, LADDER, claim, fails) or inputs
-    while True:  # what became smaller may let the others become so too
+    return _smaller(inputs, claim, fails)
+
+
+def _smaller(inputs: Inputs, claim: Claim, fails: Fails) -> Inputs:
+    """What became smaller may let the rest become so too: one size at a time, to one, half, or one less."""
+    while True:
         for names in TOGETHER:
             sizes = inputs.main_sizes
-            less = _least(inputs, names, (1, *(sizes[name] - 1 for name in names)), claim, fails)
+            ladder = (1, *(size for name in names for size in (sizes[name] // 2, sizes[name] - 1)))
+            less = _least(inputs, names, ladder, claim, fails)
             if less is not None:
                 inputs = less
                 break
@@ -163,7 +174,7 @@ def _least(inputs: Inputs, names: tuple[str, ...], ladder: Sequence[int], claim:
         smaller = inputs.cut(wanted)
         return smaller if claim.allows(smaller) and fails(smaller) else None
 
-    low = 0 if names[0] in ("B", "Hkv") else -1
+    low = 0  # an input without rows or keys says little
     for step in sorted({size for size in ladder if low < size < largest}):
         found, high = cut(step), step
         if found is None:
@@ -175,6 +186,23 @@ def _least(inputs: Inputs, names: tuple[str, ...], ladder: Sequence[int], claim:
             found, low, high = (found, middle, high) if between is None else (between, low, middle)
         return found
     return None
+
+
+def _together(inputs: Inputs, fails: Fails) -> Inputs:
+    """q of ones, values of ones or of the last key alone, and k that makes one key stand out: often enough at once."""
+    q, k, v, *rest = inputs.tensors
+    if not k.numel() or not v.numel():
+        return inputs
+    last = torch.zeros_like(v)
+    last[:, :, -1] = 1
+    for row, value in ((-1, 1.0), (0, 1.0), (-1, -1.0), (-1, 8.0)):
+        outstanding = torch.zeros_like(k)
+        outstanding[:, :, row, -1] = value
+        for values in (torch.ones_like(v), last):
+            plain = inputs.holding([torch.ones_like(q), outstanding, values, *rest])
+            if fails(plain):
+                return plain
+    return inputs
 
 
 def simplest(inputs: Inputs, fails: Fails) -> Inputs:
@@ -197,7 +225,7 @@ def _plain(inputs: Inputs, position: int, fails: Fails) -> Inputs:
         if fails(_with(inputs, position, constant)):
             return _with(inputs, position, constant)
     if not tensor.is_floating_point():
-        return inputs
+        return inputs if tensor.dtype is torch.bool else _sparse(inputs, position, fails)
     for guess in _guesses(tensor):
         if fails(_with(inputs, position, guess)):
             return _with(inputs, position, guess)
