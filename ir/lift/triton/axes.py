@@ -149,6 +149,9 @@ class AxisFinder:
             for dim in own:
                 if self.reader.integers.poly(dim) in ends:
                     return dim
+            if all(len(term) > 1 for end in ends for term in end):
+                self.reader.note(f"rows are not masked at {axis.places[0]}: sizes are taken to be multiples of the "
+                                 f"kernel's {axis.width}, the program takes any")  # fmt: skip
             return own[0]
         common = [end for end in ends if ends.count(end) == max(ends.count(other) for other in ends)]
         if common:

@@ -68,39 +68,54 @@ def _tensors_of(result: Any) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _recording(run: Run) -> Iterator[None]:
-    from triton.runtime.autotuner import Autotuner
     from triton.runtime.jit import JITFunction
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:
         _note_launch(run, self, grid, args, kwargs)
 
-    def first_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        config = self.configs[0]
-        run.notes.append(f"{self.fn.__name__ if hasattr(self.fn, '__name__') else 'kernel'}: first tuning row {config}")
-        return self.fn.run(*args, **{**config.all_kwargs(), **kwargs})
-
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(JITFunction, "run", record))
-        stack.enter_context(mock.patch.object(Autotuner, "run", first_config))
-        stack.enter_context(on_cpu())
+        stack.enter_context(on_cpu(run))
         stack.enter_context(_poison())
         yield
 
 
+def _first_config(run: Run, tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Launch with the first row of a tuning table that its pruning leaves."""
+    tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
+    try:
+        config = list(tuner.prune_configs(kwargs))[0]
+    except Exception:  # noqa: BLE001  (a model of a GPU's speed needs the GPU)
+        config = tuner.configs[0]
+    chosen = config.all_kwargs()
+    if config.pre_hook is not None:
+        config.pre_hook({**tuner.nargs, **kwargs, **chosen})
+    tuner.nargs = None
+    run.notes.append(f"{len(tuner.configs)} rows of tuning; lifted with {chosen}")
+    return tuner.fn.run(*args, **{**chosen, **kwargs})
+
+
 @contextlib.contextmanager
-def on_cpu() -> Iterator[None]:
-    """Launchers that ask for a GPU are answered as if CPU tensors were on one."""
+def on_cpu(run: Run | None = None) -> Iterator[None]:
+    """Launchers that ask for a GPU are answered as if CPU tensors were on one; nothing is tuned by timing."""
     import torch
+    from triton.runtime.autotuner import Autotuner
+
+    noted = Run({}) if run is None else run
+
+    def first_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _first_config(noted, self, args, kwargs)
 
     device = SimpleNamespace(multi_processor_count=132, major=9, minor=0, name="none", total_memory=80 << 30)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Autotuner, "run", first_config))
         for name, value in (
             ("device", lambda *_: contextlib.nullcontext()), ("synchronize", lambda *_: None),
             ("current_device", lambda: 0), ("get_device_capability", lambda *_: (9, 0)),
             ("get_device_properties", lambda *_: device), ("is_available", lambda: True),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
-        torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment,method-assign]
+        torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
         stack.callback(lambda: delattr(torch.Tensor, "is_cuda"))
         stack.enter_context(torch.no_grad())
         yield

@@ -84,7 +84,7 @@ def read_for(reader: Reader, operation: Operation) -> None:
     _write_back(reader, carried, yields)
     reader.body = outside
     line = reader.function.places.line(operation.place)
-    outside.append(Loop(token, *bounds, body, name, stages, line))
+    outside.append(Loop(token, bounds[0], bounds[1], bounds[2], body, name, stages, line))
     _advance(reader, operation, token, moving, yields)
     trips = _trips(reader, *bounds)
     for inner, result in zip(formal, operation.results, strict=True):
@@ -123,15 +123,30 @@ def _carry(reader: Reader, inner: str, outer: str, value: Value) -> tuple[str, V
     axes = reader.axes.of_shape(value.shape)
     if value.is_data:
         axes = reader.united([value, Value(value.shape, value.element, value.expr, axes)], value.shape)
-        if value.expr.op is Op.VAR and len(reader.uses.users.get(outer, ())) == 1:
+        is_whole = reader.rank.get(str(value.expr.attr)) == sum(width > 1 for width in value.shape)
+        if value.expr.op is Op.VAR and is_whole and len(reader.uses.users.get(outer, ())) == 1:
             return str(value.expr.attr), Value(value.shape, value.element, value.expr, axes)
     name = reader.names.fresh(_plain(inner))
+    return name, start(reader, name, value, axes)
+
+
+def start(reader: Reader, name: str, value: Value, axes: tuple[int | None, ...]) -> Value:
+    """Write the first value of a name that is bound again later, with all its axes from the beginning."""
     expr = reader.on_axes(value, axes)
-    if expr.op is Op.CONST and value.shape:
+    wide = sum(width > 1 for width in value.shape)
+    over = {reader.rank.get(n, 0) for n in free_vars(expr)} | {
+        len({n for n in free_vars(expr) if n.startswith("axis.")})
+    }
+    if wide and max(over) == 0:
         reader.body.append(Constant(name, value.element, axes, expr))
+    elif max(over) < wide:
+        whole = reader.names.fresh(f"{name}_start")
+        reader.body.append(Constant(whole, value.element, axes, const(0.0)))
+        reader.body.append(Assign(name, var(whole, expr.kind) + expr, axes))
     else:
         reader.body.append(Assign(name, expr, axes))
-    return name, Value(value.shape, value.element, var(name, expr.kind), axes)
+    reader.rank[name] = wide
+    return Value(value.shape, value.element, var(name, expr.kind), axes)
 
 
 def _plain(name: str) -> str:
@@ -175,7 +190,7 @@ def _advance(
             raise reader.fail(operation, f"{inner} is carried as a number and becomes something else")
         delta = added(reader.integers.poly(after.expr), scaled(reader.integers.poly(before.expr), -1))
         change = to_expr(delta)
-        inside = {n for n in free_vars(change) if n == name or n == token or n.startswith("lane.")}
+        inside = {n for n in free_vars(change) if n in (name, token) or n.startswith("lane.")}
         if inside:
             raise reader.fail(operation, f"{_plain(inner)} does not go up by the same in every step of the loop")
         reader.integers.meaning[name] = var(token) * change if change is not const(0) else const(0)
@@ -222,9 +237,23 @@ def _joined(
             raise reader.fail(operation, "a choice between pointers into different tensors")
         return Value(a.shape, a.element, folded(Op.SELECT, condition.expr, a.expr, b.expr), None, a.base)
     axes = reader.united([a, b], a.shape)
-    name = reader.names.fresh(_plain(operation.results[0]))
-    first = const(0.0) if a.shape else const(0.0)
-    reader.body.append(Constant(name, a.element, axes, first) if a.shape else Assign(name, first, axes))
-    ours.append(Assign(name, reader.on_axes(a, axes), axes))
-    theirs.append(Assign(name, reader.on_axes(b, axes), axes))
-    return Value(a.shape, a.element, var(name, (a if a.is_data else b).expr.kind), axes)
+    name = reader.names.fresh(_shared_name(operation, a, b))
+    if not theirs:
+        value = start(reader, name, b, axes)
+        ours.append(Assign(name, reader.on_axes(a, axes), axes))
+    elif not ours:
+        value = start(reader, name, a, axes)
+        theirs.append(Assign(name, reader.on_axes(b, axes), axes))
+    else:
+        value = start(reader, name, Value(a.shape, a.element, const(0.0)), axes)
+        ours.append(Assign(name, reader.on_axes(a, axes), axes))
+        theirs.append(Assign(name, reader.on_axes(b, axes), axes))
+    return Value(a.shape, a.element, var(name, value.expr.kind), axes)
+
+
+def _shared_name(operation: Operation, *sides: Value) -> str:
+    """What the source calls a choice's result: by its place, else as one of the sides."""
+    plain = _plain(operation.results[0])
+    if not plain[0].isdigit():
+        return plain
+    return next((str(side.expr.attr) for side in sides if side.expr.op is Op.VAR), "chosen")

@@ -64,14 +64,14 @@ FLOAT_FOLDS: dict[Op, Callable[..., float]] = {
     Op.MUL: lambda a, b: a * b,
     Op.DIV: lambda a, b: a / b,
     Op.NEG: lambda a: -a,
-    Op.MAX: lambda a, b: max(a, b),
-    Op.MIN: lambda a, b: min(a, b),
-    Op.SQRT: lambda a: math.sqrt(a),
+    Op.MAX: max,
+    Op.MIN: min,
+    Op.SQRT: math.sqrt,
     Op.RSQRT: lambda a: 1.0 / math.sqrt(a),
-    Op.EXP: lambda a: math.exp(a),
+    Op.EXP: math.exp,
     Op.EXP2: lambda a: 2.0**a,
-    Op.LOG: lambda a: math.log(a),
-    Op.LOG2: lambda a: math.log2(a),
+    Op.LOG: math.log,
+    Op.LOG2: math.log2,
 }
 _BY_FOLD = {compute: op for op, compute in FLOAT_FOLDS.items()}
 

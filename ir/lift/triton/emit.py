@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...dtypes import Kind
 from ...errors import UnsupportedKernel
 from ...expr import Expr, Op, apply, const, free_vars, index, load, loads, select, transform, var
 from ...program import (
@@ -31,7 +32,7 @@ from .axes import Axis, AxisFinder, without_guards
 from .elementwise import folded
 from .naming import AXIS_NAMES
 from .places import TensorInfo, axis_terms, conjunction, is_lower_bound, upper_limit
-from .poly import Poly, added, scaled, to_expr
+from .poly import Poly, added, multiplied, scaled, to_expr
 from .reader import Reader
 from .sizes import ceil_div
 from .values import ELEMENTS, Access, Assign, Branch, Constant, Item, Loop, Product, Reduction
@@ -63,6 +64,7 @@ class Emitter:
         self.bound_by_grid: dict[str, Tiles] = {}
         self.bound_by_loop: dict[str, tuple[Axis, str]] = {}
         self.placed: dict[str, list[Axis]] = {}
+        self.scalars: dict[str, Expr] = {}
 
     # Roles of axes
 
@@ -212,6 +214,7 @@ class Emitter:
             extent = self.integers.simplify(self.integers.extents[leaf])
             name = self._scalar_name(extent, leaf, names)
             self.integers.meaning[leaf] = var(name)
+            self.scalars[name] = extent
             names.append(name)
             extents.append(extent)
         cut = sorted(self.bound_by_grid.items(), key=lambda item: leaves.index(item[0]))
@@ -437,18 +440,32 @@ class Emitter:
         if limit is not None:  # an axis without a meaning of its own: a whole dimension
             axis = self.finder.axis(limit[0])
             return axis.is_whole and set(limit[1]) == {()} and limit[1][()] >= self._whole_size(axis)
-        if final.op not in (Op.LT, Op.LE):
+        return self._always(final)
+
+    def _always(self, final: Expr) -> bool:
+        """Whether a condition holds for all rows that exist and all instances, by their extents."""
+        if final.op not in (Op.LT, Op.LE) or any(arg.kind is not Kind.INT for arg in final.args):
             return False
-        for axis in self.axes.values():
-            if axis.is_whole or axis.extent is None:
+        difference = added(self.integers.poly(final.args[1]), scaled(self.integers.poly(final.args[0]), -1))
+        if final.op is Op.LE:
+            difference = added(difference, {(): 1})
+        for atom, extent in self._bounded():
+            taken = [term for term in difference if atom in term]
+            if not taken or any(term.count(atom) > 1 for term in taken):
                 continue
-            difference = added(self.integers.poly(final.args[1]), scaled(self.integers.poly(final.args[0]), -1))
-            if final.op is Op.LE:
-                difference = added(difference, {(): 1})
-            end = self.integers.poly(axis.extent)
-            if difference == added(end, {(index(axis.name),): -1}):
-                return True
-        return False
+            replaced = self.integers.poly(extent - 1)
+            for term in taken:
+                factor = difference.pop(term)
+                left = list(term)
+                left.remove(atom)
+                part = multiplied({tuple(left): factor}, replaced) if factor < 0 else {}
+                difference = added(difference, part)
+        return bool(difference) and difference.get((), 0) > 0 and all(c > 0 for c in difference.values())
+
+    def _bounded(self) -> list[tuple[Expr, Expr]]:
+        """Atoms with the extents that they stay below: rows of axes, then instances."""
+        rows = [(index(a.name), a.extent) for a in self.axes.values() if not a.is_whole and a.extent is not None]
+        return rows + [(var(name), extent) for name, extent in self.scalars.items()]
 
     def _whole_size(self, axis: Axis) -> int:
         tensor, position = axis.whole[0]
@@ -468,6 +485,10 @@ class Emitter:
         def known(node: Expr) -> Expr | None:
             if node.op in (Op.LT, Op.LE) and self._is_true(node):
                 return const(True)
+            if node.op is Op.NE and node.args[0].op is Op.SELECT and node.args[1] is node.args[0].args[2] is const(0):
+                return node.args[0].args[0] & apply(Op.NE, node.args[0].args[1], 0)
+            if node.op is Op.AND and node.args[1] in conjunction(node.args[0]):
+                return node.args[0]
             if node.op in (Op.AND, Op.OR, Op.SELECT):
                 new = folded(node.op, *node.args)
                 return None if new is node else new

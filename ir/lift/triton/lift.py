@@ -10,6 +10,7 @@ from typing import Any
 from ...dtypes import DType
 from ...errors import TilewrightError, UnsupportedKernel
 from ...expr import Expr, Op, const, load, substitute, var
+from ...parse_expr import RESERVED
 from ...program import Alloc, Grid, Param, Program, Statement
 from ...spec import SIZES
 from ...verify import verify
@@ -17,13 +18,13 @@ from .axes import AxisFinder
 from .capture import Launch, Run, capture, storage_of
 from .elementwise import single
 from .emit import Emitter, Shared
-from .naming import Names
+from .naming import AXIS_NAMES, Names
 from .places import TensorInfo
 from .program import finish, size_names, whole_names, zero_grids
 from .reader import Reader
 from .sizes import Monomial, SizeTable, columns
 from .text import Function, Type, parse_ttir
-from .ttir import leaves, signature_of, ttir_of
+from .ttir import leaves, matched, signature_of, ttir_of
 from .values import Value
 
 TORCH_TYPES = {
@@ -60,7 +61,7 @@ def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], n
     if len(examples) < 2:
         raise UnsupportedKernel("at least two examples of different sizes tell which number is which size; got one")
     runs = [capture(launch, example) for example in examples]
-    lifter = _Lifter(runs, name or getattr(launch, "__name__", "kernel"))
+    lifter = _Lifter(runs, name or str(getattr(launch, "__name__", "kernel")))
     program = lifter.program()
     try:
         verify(program)
@@ -87,7 +88,7 @@ class _Lifter:
         self.scalars: dict[str, Any] = {}
         self.inputs: list[str] = []
         self.ttir: list[str] = []
-        self.notes: list[str] = [note for note in runs[0].notes]
+        self.notes: list[str] = list(runs[0].notes)
         self.readers: list[tuple[Reader, AxisFinder, Launch]] = []
 
     def program(self) -> Program:
@@ -96,6 +97,7 @@ class _Lifter:
         self._check_runs()
         self._user_arguments()
         self._fresh_tensors()
+        self._padded_dims()
         self.names = Names([*self.tensors, *self.scalars, self.name])
         for position in range(len(self.runs[0].launches)):
             self._read(position)
@@ -161,14 +163,16 @@ class _Lifter:
                 base = getattr(value, "base", value) if type(value).__name__ == "TensorDescriptor" else value
                 if hasattr(base, "untyped_storage") and storage_of(base) == storage_of(tensor):
                     plain = "".join(c if c.isalnum() else "_" for c in name).lower()
-                    plain = plain.removesuffix("_ptr").strip("_") or otherwise
+                    plain = plain.removesuffix("_ptr").removeprefix("desc_").strip("_") or otherwise
                     return {"out": "o"}.get(plain, plain)
         return otherwise
 
     def _tensor(self, wanted: str, values: list[Any], role: str, contents: str) -> None:
         name = wanted
-        while name in self.tensors or name in SIZES or name in self.scalars:
+        while name in self.tensors or (role != "input" and (name in AXIS_NAMES or name in self.scalars)):
             name += "_out" if role == "output" else "_"
+        if name in SIZES or name in RESERVED:
+            raise UnsupportedKernel(f"the launcher's argument {name!r} has a name of the program language; rename it")
         if any(value.dim() != values[0].dim() for value in values):
             raise UnsupportedKernel(f"{name} has other dimensions in other examples")
         dims = [self.table.dimension(v, f"{name}.{n}") for n, v in enumerate(columns([t.shape for t in values]))]
@@ -180,6 +184,20 @@ class _Lifter:
         self._pending.append((name, columns([t.stride() for t in values])))
         for known, value in zip(self.by_storage, values, strict=True):
             known.setdefault(storage_of(value), name)
+
+    def _padded_dims(self) -> None:
+        """Rows that the launcher's own memory has beyond a size, up to whole blocks, are not in the program."""
+        known = {str(d.attr) for n in self.inputs if n in self.tensors for d in self.tensors[n].dims if d.op is Op.VAR}
+        for name, tensor in self.tensors.items():
+            dims = list(tensor.dims)
+            for position, dim in enumerate(dims):
+                if tensor.role == "input" or dim.op is Op.CONST or str(dim.attr) in known:
+                    continue
+                exact = self.table.rounded(self.table.values[str(dim.attr)], known)
+                if exact is not None:
+                    dims[position] = var(exact)
+                    self.notes.append(f"{name} has rows beyond {exact}, up to whole blocks; the program's has none")
+            tensor.dims = tuple(dims)
 
     def _strides(self) -> None:
         """Strides as products of sizes, once all sizes are known."""
@@ -206,10 +224,8 @@ class _Lifter:
         signature, _ = signature_of(first, varying)
         self.ttir.append(text)
         function = self._kernel(text, first)
-        named = [list(leaves(launch.arguments, signature)) for launch in launches]
-        expected = [kind for _, kind in function.arguments]
-        if len(named[0]) != len(expected):
-            raise UnsupportedKernel(f"{function.name} takes {len(expected)} arguments, {len(named[0])} were launched")
+        formals = [name for name, _ in function.arguments]
+        named = [matched(formals, list(leaves(launch.arguments, signature))) for launch in launches]
         arguments = {
             formal: self._argument(function.name, named[0][n][0], [row[n][1] for row in named], kind)
             for n, (formal, kind) in enumerate(function.arguments)
@@ -248,6 +264,10 @@ class _Lifter:
             starts = tuple(value.storage_offset() for value in values)
             offset = self.table.identify(starts, f"the start of {what}") if any(starts) else const(0)
             return Value((), kind.element, offset, None, base)
+        if isinstance(values[0], bool):
+            if len(set(values)) > 1:
+                raise UnsupportedKernel(f"{what} is {values} in the examples")
+            return Value((), kind.element, const(values[0]))
         if isinstance(values[0], float):
             if len(set(values)) == 1:
                 return Value((), kind.element, const(single(values[0])))

@@ -112,11 +112,10 @@ def _tiled(finders: Sequence[AxisFinder], sizes: frozenset[str]) -> tuple[set[tu
                     axis = finder.axis(token)
                     if axis.is_whole or str(dim.attr) not in sizes:
                         continue
-                    start = {(var(token),): 1} | {t: c * axis.width for t, c in axis.number.items()}
-                    if index == start and axis.number:
-                        direct.add((tensor.name, str(dim.attr)))
-                    elif any(node.op in (Op.LOAD, Op.MOD) for term in index for atom in term for node in walk(atom)):
+                    if any(node.op in (Op.LOAD, Op.MOD) for term in index for atom in term for node in walk(atom)):
                         computed.add((tensor.name, str(dim.attr)))
+                    elif axis.number:
+                        direct.add((tensor.name, str(dim.attr)))
     return direct, computed - direct
 
 

@@ -48,6 +48,7 @@ class Reader:
         self.notes: dict[str, None] = {}
         self.counter = 0
         self.carried: set[str] = set()
+        self.rank: dict[str, int] = {}
         self.program_names: dict[str, str] = {}
         self.programs = [f"{prefix}pid.{axis}" for axis in range(3)]
         for name, extent in zip(self.programs, grid, strict=True):
@@ -159,6 +160,8 @@ class Reader:
     def named(self, wanted: str, value: Value) -> Value:
         """Write `name = expression`; the value by that name."""
         name = self.names.fresh(wanted)
+        self.rank[name] = max((self.rank.get(n, 0) for n in free_vars(value.expr)), default=0)
+        self.rank[name] = max(self.rank[name], len({n for n in free_vars(value.expr) if n.startswith("axis.")}))
         self.body.append(Assign(name, value.expr, value.axes or ()))
         return Value(value.shape, value.element, var(name, value.expr.kind), value.axes)
 
@@ -359,6 +362,7 @@ def _load(reader: Reader, operation: Operation) -> None:
         return None
     axes = reader.axes.of_shape(pointer.shape)
     name = reader.names.fresh(source_name(reader.function, operation))
+    reader.rank[name] = len(wide)
     reader.body.append(Access(
         "load", pointer.base, reader.on_axes(pointer, axes), axes,
         None if mask is None else reader.on_axes(mask, axes), pointer.element,
@@ -409,6 +413,7 @@ def _dot(reader: Reader, operation: Operation) -> None:
     start = reader.on_axes(into, (rows, columns))
     is_zero = start.op is Op.CONST and start.attr == 0
     name = reader.names.fresh(wanted)
+    reader.rank[name] = 2
     is_sum = not is_zero and not (free_vars(start) & reader.carried)
     reader.body.append(Product(name, left_name, right_name, None if is_zero or is_sum else start))
     shape, element = operation.types[-1].shape, operation.types[-1].element
@@ -438,6 +443,7 @@ def _reduce(reader: Reader, operation: Operation) -> None:
     assert axis is not None
     name = reader.names.fresh(wanted)
     reader.body.append(Reduction(name, op, source, axis))
+    reader.rank[name] = reader.rank.get(source, 1) - 1
     axes = (*value.axes[:position], *value.axes[position + 1 :])
     shape = (*value.shape[:position], *value.shape[position + 1 :])
     reader.define(operation, Value(shape, value.element, var(name, value.expr.kind), axes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import UnsupportedKernel
@@ -82,6 +82,14 @@ class SizeTable:
                     return Monomial(ratios.pop(), names)
         return None
 
+    def rounded(self, values: Values, known: Iterable[str]) -> str | None:
+        """The size of which these values are the next multiples of a block."""
+        for name in sorted(known):
+            for block in USUAL_BLOCKS:
+                if tuple(-(-v // block) * block for v in self.values.get(name, ())) == values:
+                    return name
+        return None
+
     def _monomials(self) -> Iterator[tuple[tuple[str, ...], Values]]:
         for degree in range(1, MAX_DEGREE + 1):
             for names in itertools.combinations_with_replacement(sorted(self.values), degree):
@@ -136,13 +144,6 @@ def _ratio(values: Values, there: Values) -> int | None:
         return None
     ratios = {v // t for v, t in zip(values, there, strict=True)}
     return ratios.pop() if len(ratios) == 1 else None
-
-
-def evaluate(expr: Expr, sizes: Mapping[str, int]) -> int:
-    """An expression of sizes as a number."""
-    from ...evaluate import evaluate as run
-
-    return int(run(expr, dict(sizes)))
 
 
 def columns(rows: Sequence[Sequence[int]]) -> list[Values]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import UnsupportedKernel
@@ -75,21 +75,35 @@ def _is_plain(value: Any) -> bool:
 
 
 def leaves(arguments: Mapping[str, Any], signature: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(name, value) of every argument that the compiled kernel takes, in its order."""
+    """(name, value) of every argument that the compiled kernel takes, in its order; descriptors are one."""
     for name, value in arguments.items():
         yield from _leaves(name, value, signature[name])
 
 
 def _leaves(name: str, value: Any, kind: Any) -> Iterator[tuple[str, Any]]:
-    if kind == "constexpr":
-        return
     if isinstance(kind, tuple):
         for number, (item, inner) in enumerate(zip(value, kind, strict=True)):
             yield from _leaves(f"{name}[{number}]", item, inner)
-    elif type(value).__name__ == "TensorDescriptor":
-        yield f"{name}.base", value.base
-        for what, numbers in (("shape", value.shape), ("stride", value.strides)):
-            for number, size in enumerate(numbers):
-                yield f"{name}.{what}[{number}]", int(size)
-    else:
+    elif kind != "constexpr":
         yield name, value
+
+
+def matched(formals: Sequence[str], given: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """(what, value) of every formal argument: descriptors come as a pointer, shapes, strides and options."""
+    found: list[tuple[str, Any]] = []
+    rest = list(formals)
+    for name, value in given:
+        if not rest:
+            break
+        first = rest.pop(0)
+        if type(value).__name__ != "TensorDescriptor":
+            found.append((name, value))
+            continue
+        found.append((name, value.base))
+        while rest and rest[0].startswith(f"{first.split('~')[0]}."):
+            part = rest.pop(0)[len(first) + 1 :].split("_")[0].split(".")
+            sizes = {"shape": value.shape, "stride": value.strides}.get(part[0])
+            found.append((f"{name}.{'.'.join(part)}", False if sizes is None else int(sizes[int(part[1])])))
+    if rest or len(found) != len(formals):
+        raise UnsupportedKernel(f"the compiled kernel takes {len(formals)} arguments, {len(found)} were launched")
+    return found
