@@ -164,6 +164,15 @@ def test_folders_of_others_are_refused(task, tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SettingError, match=r"link\.jsonl"):
         Transcript(link, "task")
+    assert not (tmp_path / "elsewhere").exists()
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(SettingError, match="not a file of your own"):
+        Transcript(pipe, "task")
+    os.close(reader)
+    Transcript(folder / "named.jsonl", "task").close()  # where a user names it, anywhere will do
+    assert stat.S_IMODE((folder / "named.jsonl").stat().st_mode) == 0o600
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="name one that can be written"):
         Answers(tmp_path / "file" / "below")

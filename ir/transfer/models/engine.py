@@ -23,6 +23,7 @@ from .client import Asker, OpenAIAsker
 from .dialogue import Court, Desk
 from .ensemble import Conclusion, conclude, converse
 from .keys import find_key
+from .private import private_folder
 from .requests import digest, escaped
 from .settings import EngineSettings
 from .transcript import Transcript
@@ -183,7 +184,7 @@ def _transcript_path(known: EngineSettings, task: Task) -> Path | None:
     if known.transcript is not None or known.folder is None:
         return known.transcript
     time = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
-    return known.folder / "transcripts" / f"{task.name[:60]}-{time}-{secrets.token_hex(3)}.jsonl"
+    return private_folder(known.folder / "transcripts") / f"{task.name[:60]}-{time}-{secrets.token_hex(3)}.jsonl"
 
 
 def _digest(task: Task) -> str:

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from ...errors import SettingError
 
-__all__ = ["private_folder", "write_whole"]
+__all__ = ["make_folders", "private_folder", "write_whole"]
 
 
 def private_folder(path: Path) -> Path:
     """The folder, made if need be. SettingError where others own it or may write to it, or it cannot be made."""
     try:
-        for folder in (*reversed(path.parents), path):
-            if not folder.exists():
-                folder.mkdir(mode=0o700, exist_ok=True)
+        make_folders(path)
         status = path.stat()
     except OSError as error:
         raise SettingError(f"folder {path}: {error.strerror or error}; name one that can be written") from None
@@ -30,9 +28,16 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def make_folders(path: Path) -> None:
+    """Make the folder, and those above it, for one user alone where they do not exist. OSError where that fails."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file by renaming, on disk before it has its name. OSError where that fails."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
     try:
         with open(handle, "wb") as file:

@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import SettingError, TilewrightError
 from .answers import answer_from_json, answer_to_json
-from .private import private_folder
+from .private import make_folders
 from .requests import Answer, Message, Request, digest
 
 __all__ = ["Transcript"]
@@ -42,9 +43,8 @@ class Transcript:
         self._task = task
         self._handle: int | None = None
         if path is not None:
-            private_folder(path.parent)
-            self._take_up(path)
             self._open(path)
+            self._take_up(path)
 
     def add(self, event: str, **facts: object) -> None:
         """Append an event; it is on disk when this returns. TilewrightError where the disk refuses."""
@@ -83,10 +83,15 @@ class Transcript:
             self._handle = None
 
     def _open(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        """Open the file to append to it, made for us alone. SettingError for a link and for a file of somebody else."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0)
         try:
+            make_folders(path.parent)
             self._handle = os.open(path, flags, 0o600)
-            if os.fstat(self._handle).st_size and not self._ends_a_line(path):
+            status = os.fstat(self._handle)
+            if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+                raise SettingError(f"transcript {path}: not a file of your own; name another one")
+            if status.st_size and not self._ends_a_line(path):
                 os.write(self._handle, b"\n")  # a run that was killed while it wrote
         except OSError as error:
             raise SettingError(f"transcript {path}: {error.strerror}") from None
@@ -99,8 +104,6 @@ class Transcript:
 
     def _take_up(self, path: Path) -> None:
         """Answers and spending of earlier runs. SettingError for the transcript of another task."""
-        if not path.exists():
-            return
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SettingError(f"transcript {path}: larger than {MAX_FILE_BYTES} bytes; name another file")
         with path.open("rb") as file:
