@@ -33,7 +33,7 @@ from ..kernels.options import Options
 from ..kernels.report import Report
 from ..kernels.specialisers import trace
 from ..kernels.verification import Subject, verify_compiled
-from .gallery import Example, examples
+from .gallery import examples
 from .interpreted import interpreted
 from .machine import describe_machine, revision
 
@@ -132,8 +132,9 @@ class VariantRow:
     extra: Mapping[str, float] = field(default_factory=dict)
 
 
-def subject_of(variant: PaperVariant, example: Example, how: Configuration, stages: Stages) -> Subject:
+def subject_of(variant: PaperVariant, how: Configuration, stages: Stages) -> Subject:
     """The variant's function, lifted with tensors of a configuration; keys and values are repeated for their group."""
+    example = next(e for e in examples() if e.name == variant.example)
     function, group = getattr(example.module, example.name), how.group
 
     def grouped(q: Tensor, k: Tensor, v: Tensor, *captured: Tensor) -> Tensor:
@@ -143,24 +144,26 @@ def subject_of(variant: PaperVariant, example: Example, how: Configuration, stag
     torch.manual_seed(0)
     q = torch.randn(2, group, LENGTH, how.head_dim, dtype=how.dtype)
     k, v = (torch.randn(2, 1, LENGTH, how.head_dim, dtype=how.dtype) for _ in range(2))
-    captured = variant.captured(2, group, LENGTH)
+    captured = (x.to(how.dtype) if x.is_floating_point() else x for x in variant.captured(2, group, LENGTH))
     return trace(function if group == 1 else grouped, (q, k, v, *captured), stages)
 
 
 def rows_of(variant: PaperVariant, how: Configuration, targets: Sequence[str] = TARGETS) -> Iterator[VariantRow]:
     """Forward and backward of a variant on each target; what cannot be generated is a row that says why."""
-    example = next(e for e in examples() if e.name == variant.example)
+    dtype = str(how.dtype).removeprefix("torch.")
     for target in targets:
+        row = VariantRow(variant.name, target, "forward", ENGINE, how.head_dim, how.group, dtype)
         stages, begin = Stages(), time.perf_counter()
-        subject = subject_of(variant, example, how, stages)
-        dtype = str(how.dtype).removeprefix("torch.")
-        row = VariantRow(variant.name, target, DIRECTIONS[0], ENGINE, how.head_dim, how.group, dtype)
-        forward = compile_spec(subject.spec, target, ARCH if target == "triton" else None, stages)
-        _run_on_the_cpu(forward)
-        report = verify_compiled(forward, subject, cases=_cases(forward))
-        yield _told(row, report, stages, begin, _resources([forward]))
-        begin = time.perf_counter()
-        yield _backward_row(replace(row, direction=DIRECTIONS[1]), subject, forward, begin)
+        try:
+            subject = subject_of(variant, how, stages)
+            forward = compile_spec(subject.spec, target, ARCH if target == "triton" else None, stages)
+            _run_on_the_cpu(forward)
+            report = verify_compiled(forward, subject, cases=_cases(forward))
+            yield _told(row, report, stages, begin, _resources([forward]))
+            row, begin = replace(row, direction="backward"), time.perf_counter()
+            yield _backward_row(row, subject, forward, begin)
+        except TilewrightError as error:
+            yield replace(row, note=_shortened(str(error)), seconds_total=time.perf_counter() - begin)
 
 
 def _backward_row(row: VariantRow, subject: Subject, forward: Compiled, begin: float) -> VariantRow:

@@ -36,7 +36,10 @@ class Ensemble(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class Exploration(Generic[A]):
-    """How it ended. accepted: the answer, its model and place; None unless the last decision is ACCEPT."""
+    """How it ended. accepted: the answer, its model and place; None unless the last decision is ACCEPT.
+
+    answers: of every model, those given at the start first.
+    """
 
     decision: Decision
     found: Consensus[A]
@@ -46,13 +49,18 @@ class Exploration(Generic[A]):
 
     @property
     def spent(self) -> int:
-        """Samples that were asked for."""
+        """Samples there are."""
         return sum(map(len, self.answers.values()))
 
 
-def explore(ensemble: Ensemble[A], budget: Budget, thresholds: Thresholds | None = None) -> Exploration[A]:
-    """Ask as few questions as the decisions allow, within the budget."""
-    answers: dict[str, list[A | None]] = {model: [] for model in ensemble.models}
+def explore(
+    ensemble: Ensemble[A],
+    budget: Budget,
+    thresholds: Thresholds | None = None,
+    given: Mapping[str, Sequence[A | None]] | None = None,
+) -> Exploration[A]:
+    """Ask as few questions as the decisions allow, within the budget. given: answers that are there already."""
+    answers: dict[str, list[A | None]] = {model: list((given or {}).get(model, ())) for model in ensemble.models}
     history: list[Decision] = []
     left = budget
     while True:
@@ -61,8 +69,8 @@ def explore(ensemble: Ensemble[A], budget: Budget, thresholds: Thresholds | None
         history.append(step)
         if step.action is Action.SAMPLE_MORE:
             for model, count in step.ask.items():
-                given = list(ensemble.ask(model, count))[:count]
-                answers[model] += [*given, *[None] * (count - len(given))]
+                new = list(ensemble.ask(model, count))[:count]
+                answers[model] += [*new, *[None] * (count - len(new))]
             left = Budget(left.samples - sum(step.ask.values()), left.searches)
         elif step.action is Action.DISTINGUISH:
             if ensemble.distinguish is not None:
