@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compile"]
 
+PROGRAM = "@program("
+
 
 def compile(  # noqa: A001, PLR0913 - the name and the options are public contract
     spec: Callable[..., Any] | AttentionSpec,
@@ -53,15 +55,17 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     has them all.
 
     reference: an expert's program (as `tw.lift` makes of Triton kernels) or its text; the kernel keeps its tiles, loops
-    and order. None: ours, with tiles that suit the target.
+    and order. None: ours, with tiles that suit the target. Engines that ask models take CUDA C++ as well.
 
     Raises UnsupportedSpec for what cannot be compiled, LoweringError for what the target cannot express,
     BuildError when the compiler fails, VerificationError when the kernel disagrees with the function,
     TransferFailed when models gave no right program within their limits.
     """
     settings = _engine_settings(engine, engine_options)
-    expert = parse_program(reference) if isinstance(reference, str) else reference
-    options = Options(target, arch, backward, deterministic, engine, verify, settings, expert)
+    is_foreign = settings is not None and isinstance(reference, str) and PROGRAM not in reference
+    expert = parse_program(reference) if isinstance(reference, str) and not is_foreign else reference
+    expert, source = (None, expert) if isinstance(expert, str) else (expert, "")
+    options = Options(target, arch, backward, deterministic, engine, verify, settings, expert, source)
     kernel = Kernel(_specialiser(spec, options), options=options)
     if example is not None:
         kernel.prepare(*example)

@@ -99,7 +99,7 @@ class ModelSpecialiser:
         assert options.engine_settings is not None
         engine = ModelEngine(options.engine_settings, cost_on(target, arch, tensors))
         with stages.stage("transfer"):
-            program = expert(question.spec, target, arch, options.reference)
+            program = options.source or expert(question.spec, target, arch, options.reference)
             made = engine.transfer(task_of(question, program, judge))
         compiled = lower_program(made.program, target, arch, spec=question.spec, stages=stages)
         if options.verify:
@@ -140,10 +140,13 @@ class AutoSpecialiser:
         self._rules: Specialiser = SpecSpecialiser(what, options) if is_spec else FunctionSpecialiser(what, options)  # type: ignore[arg-type]
         self._models = ModelSpecialiser(what, options)
         self._refused: dict[Signature, str] = {}
+        self._is_foreign = bool(options.source)
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """By rules, by models for what the rules refuse; the report says which."""
         signature = signature_of(tensors)
+        if self._is_foreign:
+            self._refused.setdefault(signature, "they do not read source in another language")
         if signature not in self._refused:
             try:
                 compiled = self._rules.specialise(tensors)

@@ -32,7 +32,7 @@ class Options:
 
     engine: rules, llm (language models write the program) or auto (llm for what the rules refuse). engine_settings: of
     llm and auto. reference: the expert's program to start from, with its own tiles; None: ours, with tiles that suit
-    the target.
+    the target. source: an expert's kernel in another language instead (CUDA C++), which only models read.
     """
 
     target: str = "auto"
@@ -43,6 +43,7 @@ class Options:
     verify: bool = True
     engine_settings: EngineSettings | None = None
     reference: Program | None = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compiled."""

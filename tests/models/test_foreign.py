@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tilewright.ir.errors import ScheduleError, TransferFailed
+import tilewright as tw
+from tilewright.ir.errors import ParseError, ScheduleError, TransferFailed
 from tilewright.ir.parser import parse_program
 from tilewright.ir.printer import print_program
 from tilewright.kernels.compiled import lower_program
@@ -20,7 +21,6 @@ FIXTURES = Path(__file__).parent / "fixtures"
 SOURCE = (FIXTURES / "flash.cu").read_text()
 TEXT = print_program(parse_program((FIXTURES / "flash.txt").read_text()))
 MISREAD = {  # what is easily lost on the way from threads to tiles
-    "the scale": ("q_tile * 0.25", "q_tile * 0.5"),
     "grouped heads": ("h // (Hq // Hkv)", "h"),
     "the guard of the tail": (" & (j < N)", ""),
     "the rescaling": ("into=acc * rescale", "into=acc"),
@@ -51,6 +51,21 @@ def test_the_lifted_program_lowers_and_runs() -> None:
     q, k, v = tensors()
     sizes = {"B": 1, "Hq": 4, "Hkv": 2, "M": 20, "N": 20, **compiled.fixed}
     torch.testing.assert_close(compiled.run((q, k, v), sizes)["o"], causal(q, k, v), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["llm", "auto"])
+def test_compile_after_cuda_source(tmp_path: Path, engine: str) -> None:
+    with serving(in_turn(fenced(TEXT))) as server:
+        given = {"models": "good", "base_url": server.url, "samples": 1, "folder": tmp_path}
+        kernel = tw.compile(causal, target="cpu", engine=engine, engine_options=given, reference=SOURCE)
+        o = kernel(*tensors())
+    assert o.shape == (1, 4, 20, 16)
+    assert print_program(kernel.program) == TEXT
+    assert kernel.report is not None
+    assert kernel.report.verified
+    assert "<<< SOURCE" in server.prompts[0]
+    with pytest.raises(ParseError):
+        tw.compile(causal, reference=SOURCE)
 
 
 def test_the_rules_do_not_read_cuda(tmp_path: Path) -> None:
