@@ -19,7 +19,7 @@ from .target import import_source
 from .tuning import fixed as fixed_rows
 from .turns import MOST_SPINS, REPORT, TICKETS
 
-__all__ = ["Report", "compile_report"]
+__all__ = ["Report", "compile_report", "read_machine_code"]
 
 POINTERS = {
     DType.F64: "*fp64", DType.F32: "*fp32", DType.BF16: "*bf16", DType.F16: "*fp16", DType.I64: "*i64",
@@ -75,7 +75,7 @@ def _report(module: Module, kernel: Kernel, function: Any, arch: str, config: tu
     except Exception as error:
         raise BuildError(f"Triton cannot compile {kernel.name} for {arch}: {error}") from error
     seconds = time.perf_counter() - begin
-    registers, spill_bytes, spills, products = _read_machine_code(built.asm["cubin"], arch)
+    registers, spill_bytes, spills, products = read_machine_code(built.asm["cubin"], arch)
     return Report(
         kernel.name, arch, warps, stages, registers, spills, spill_bytes, built.metadata.shared, products, seconds
     )  # fmt: skip
@@ -99,8 +99,8 @@ def _signature(
     return signature, constants, {(n,): [["tt.divisibility", 16]] for n in aligned}
 
 
-def _read_machine_code(cubin: bytes, arch: str) -> tuple[int, int, int, int]:
-    """Registers, bytes of the stack, spilling instructions, tensor-core instructions."""
+def read_machine_code(cubin: bytes, arch: str) -> tuple[int, int, int, int]:
+    """Registers, bytes of the stack, spilling instructions, tensor-core instructions of a compiled kernel."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder) / f"{arch}.cubin"
         path.write_bytes(cubin)
