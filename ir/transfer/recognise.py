@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..program import Fill, Gemm, Let, Load, Program, TileLoop, statements
 from ..spec import AttentionSpec, NormaliserKind
 from ..verify import verify
+from .recognition.coordinates import Places
 from .recognition.emit import Emitter
 from .recognition.specify import understand
 from .recognition.walk import Walker
@@ -24,12 +25,14 @@ __all__ = ["Recognised", "is_reference", "recognise"]
 class Recognised:
     """`program` computes `spec` the expert's way. `reference`: the same orchestration, for transfer to start from.
 
-    notes: what was understood that is not in the spec, one sentence each.
+    places: where batches, heads and rows stand in the foreign program's tensors. notes: what was understood that is not in
+    the spec, one sentence each.
     """
 
     program: Program
     spec: AttentionSpec
     reference: Program
+    places: Places
     notes: tuple[str, ...] = ()
 
 
@@ -59,10 +62,10 @@ def recognise(program: Program) -> Recognised:
     understood = understand(walker)
     spec = understood.spec
     if is_reference(program) and spec.normaliser.kind is NormaliserKind.SOFTMAX:
-        return Recognised(program, spec, program, tuple(understood.notes))
+        return Recognised(program, spec, program, understood.places, tuple(understood.notes))
     emitter = Emitter(understood)
     reference = emitter.program()
     verify(reference)
     notes = tuple(dict.fromkeys([*understood.notes, *emitter.notes]))
     done = program if has_regions(program) else transfer(reference, spec)
-    return Recognised(done, spec, reference, notes)
+    return Recognised(done, spec, reference, understood.places, notes)

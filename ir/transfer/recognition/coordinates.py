@@ -9,7 +9,7 @@ from ...expr import Expr, Op, apply, const, loads, transform, var, walk
 from ...integers import polynomial
 from ...integers import simplify as simplify_integer
 from ...printer import Path, print_expr
-from ...program import Param
+from ...program import Param, Program
 from ...spec import HEAD
 from .forms import number, replaced
 from .walk import Walker
@@ -40,6 +40,14 @@ class Places:
     layout: str = "dense"
     is_square: bool = False
     start: Expr | None = None
+    outputs: dict[str, list[str]] = field(default_factory=dict)  # output -> roles of its dimensions
+
+    def fixed_size(self, program: Program, tensor: str, role: str) -> int | None:
+        """The number that a program says a dimension has, None where it has a name."""
+        dims = next(p.dims for p in program.params if p.name == tensor)
+        roles = self.dims[tensor]
+        dim = dims[roles.index(role)] if role in roles else None
+        return dim if isinstance(dim, int) else None
 
     def canonical(self, e: Expr, element: Expr, ranges: Mapping[str, Expr] | None = None) -> Expr:
         """An expression over b, h, i, j and canonical sizes."""
@@ -170,6 +178,8 @@ def _name_sizes(places: Places, walker: Walker) -> None:
                 places.is_square = True
             if isinstance(dim, str) and role in names:
                 places.sizes.setdefault(dim, names[role])
+            elif isinstance(dim, str) and role == "place" and places.layout == "paged":
+                places.sizes.setdefault(dim, "Slots" if "Slots" not in places.sizes.values() else "Page")
             elif role == "head" and isinstance(dim, int):
                 heads[tensor] = dim
     if len(heads) == 3 and heads[places.k]:

@@ -68,6 +68,16 @@ class Emitter:
         self.places = self.understood.inner
 
     @property
+    def h(self) -> str:
+        """The head's name; where splits have a tile of heads, `h` is that of the grid that merges them."""
+        return "head" if self.is_split and self.places.head.op is not Op.VAR else "h"
+
+    @property
+    def i(self) -> str:
+        """The row's name."""
+        return "row" if self.h == "head" else "i"
+
+    @property
     def is_split(self) -> bool:
         """Whether parts of the keys are summed by one grid and merged by another."""
         return self.understood.splits is not None
@@ -185,7 +195,7 @@ class Emitter:
         """Canonical names of the program's variables; what is in their way is renamed."""
         u = self.understood
         places, raw = self.places, u.walker.program
-        wanted = {places.batch: "b", places.head: "h", places.row: "i"}
+        wanted = {places.batch: "b", places.head: self.h, places.row: self.i}
         for found, name in wanted.items():
             if found.op is Op.VAR:
                 self.names[str(found.attr)] = name
@@ -272,6 +282,7 @@ class Emitter:
         def canonical(param: Param, name: str) -> Param:
             roles = self._roles(param.name)
             names = {"batch": "B", "head": "Hq" if name in ("q", "o", "lse") else "Hkv"}
+            names |= {"place": "Tq" if name in ("q", "o", "lse") else "Tk"} if places.layout == "ragged" else {}
             names |= {"row": "M" if name in ("q", "o", "lse") else "N", "feature": "D" if name in ("q", "k") else "Dv"}
             if not self._is_as_written(name):
                 return Param(name, param.dtype, tuple(names[role] for role in self._order(name)), param.is_output)
@@ -315,17 +326,8 @@ class Emitter:
 
     def _roles(self, tensor: str) -> list[str]:
         """Roles of a tensor's dimensions, in its own order."""
-        u = self.understood
-        outer = u.places
-        if tensor in outer.dims:
-            return outer.dims[tensor]
-        stored = next(s[0] for name, s in u.walker.stores.items() if name == tensor)
-        known = {outer.batch: "batch", outer.head: "head", outer.row: "row"}
-        roles = []
-        for item in stored.indices:
-            is_feature = item.op is Op.INDEX and str(item.attr) in u.walker.program.fixed
-            roles.append("feature" if is_feature else known.get(item, "place"))
-        return roles
+        places = self.understood.places
+        return places.dims.get(tensor) or places.outputs[tensor]
 
     def _order(self, name: str) -> tuple[str, ...]:
         if name == "lse":
@@ -342,7 +344,7 @@ class Emitter:
             return Ref(name, tuple(items))
         by_role = dict(zip(self._roles(ref.name), items, strict=True))
         if self.places.row.op is Op.CONST and name in ("q", "o", "lse"):
-            by_role |= {"head": var("h"), "row": var("i")}
+            by_role |= {"head": var(self.h), "row": var(self.i)}
         return Ref(name, tuple(by_role[role] for role in self._order(name)))
 
     def _item(self, item: Index) -> Index:
@@ -379,6 +381,8 @@ class Emitter:
             return self._let(s, path)
         if isinstance(s, TileAt):
             name = self.name(s.name)
+            if name == "m" and places.row.op is Op.CONST:
+                return ()
             return (TileAt(name, self._tiles(s.tiles, name), self.expr(s.number)),)
         if isinstance(s, Store):
             return self._store(s)
@@ -398,12 +402,17 @@ class Emitter:
         extents_ = tuple(
             self._tiles(e, n) if isinstance(e, Tiles) else self._count(n, e) for n, e in zip(names, s.extents, strict=True)
         )
+        row = next((t for t in s.body if isinstance(t, TileAt) and self.name(t.name) == "m"), None)
+        if self.places.row.op is Op.CONST and row is not None:  # a tile of heads becomes one of heads and rows
+            names, extents_ = (*names, "m"), (*extents_, self._tiles(row.tiles, "m"))
         return replace(s, names=names, extents=extents_, body=self.body(s.body, path))
 
     def _count(self, name: str, e: Expr) -> Expr:
         """How many instances: a number of batches or heads that the program fixes becomes the size."""
-        if e.op is Op.CONST and name in ("b", "h") and self.places.layout == "dense":
-            return var("B" if name == "b" else "Hq")
+        if name == "b" and (e.op is Op.CONST or self.places.layout == "ragged"):
+            return var("B")
+        if name == "h" and e.op is Op.CONST:
+            return var("Hq")
         return self.expr(e)
 
     def _tiles(self, tiles: Tiles, name: str = "") -> Tiles:
@@ -425,15 +434,15 @@ class Emitter:
             m = index("m")
             return [
                 *found,
-                Let("h", var("g") * GROUP + apply(Op.FLOORDIV, m, var("M"))),
-                Let("i", apply(Op.MOD, m, var("M"))),
+                Let(self.h, var("g") * GROUP + apply(Op.FLOORDIV, m, var("M"))),
+                Let(self.i, apply(Op.MOD, m, var("M"))),
             ]
-        for e, name in ((places.batch, "b"), (places.head, "h"), (places.row, "i")):
+        for e, name in ((places.batch, "b"), (places.head, self.h), (places.row, self.i)):
             if e.op in (Op.VAR, Op.CONST) or name in self.bound:
                 continue
             found.append(Let(name, self._original(e)))
         if "g" not in self.bound:
-            found.append(Let("g", apply(Op.FLOORDIV, var("h"), GROUP)))
+            found.append(Let("g", apply(Op.FLOORDIV, var(self.h), GROUP)))
         return found
 
     def _original(self, e: Expr) -> Expr:
@@ -446,15 +455,15 @@ class Emitter:
             return ()
         places = self.places
         value = self.understood.walker.lets.get(path)
-        for e, name in ((places.batch, "b"), (places.head, "h"), (places.row, "i")):
+        for e, name in ((places.batch, "b"), (places.head, self.h), (places.row, self.i)):
             if value is e and e.op is not Op.VAR:
                 self.names[s.name] = name
                 self.bound.add(name)
-        is_bound = places.head.op is Op.VAR or "h" in self.bound
+        is_bound = places.head.op is Op.VAR or self.h in self.bound
         if value is places.key_head and value is not places.head and value.op is not Op.VAR and is_bound:
             self.names[s.name] = "g"
             self.bound.add("g")
-            return (Let("g", apply(Op.FLOORDIV, var("h"), GROUP)),)
+            return (Let("g", apply(Op.FLOORDIV, var(self.h), GROUP)),)
         if value in self.elements:
             self.names[s.name] = "j"
             return ()
@@ -472,8 +481,8 @@ class Emitter:
         """The three sums of a part, where the program stored its sums of values."""
         if not any(isinstance(item, All) for item in s.target.indices):
             return ()
-        row: Index = TileAxis("m") if self.places.row.op is Op.INDEX else var("i")
-        place = (var("b"), var("h"), var("split"), row)
+        row: Index = TileAxis("m") if self.places.row.op is Op.INDEX else var(self.i)
+        place = (var("b"), var(self.h), var("split"), row)
         return (
             Store(Ref("o_split", (*place, All())), f("acc")),
             Store(Ref("peak_split", place), f("peak_here")),
@@ -497,11 +506,11 @@ class Emitter:
         if path not in self.sums:
             start.append(Let("base", select(apply(Op.EQ, f(self.peak), MINUS), 0.0, f(self.peak))))
         count, most = self._keys()
-        row = "m" if self.places.row.op is Op.INDEX else "i"
+        row = "m" if self.places.row.op is Op.INDEX else self.i
         info = next(w.leaf.loop for w in (*self.understood.values, *self.understood.sums) if w.leaf.loop.path == path)
         stages = s.stages if isinstance(s, TileLoop) else 1
         order = "descending" if info.is_descending else "ascending"
-        kept = None if part == "full" else self._kept("i", "j") & (var("j") < count)
+        kept = None if part == "full" else self._kept(self.i, "j") & (var("j") < count)
         body = (Let("j", index("n")), *self._keyed(s.body, path, kept))  # type: ignore[union-attr]
         cut = Tiles(count, info.tiles.tile, most)  # type: ignore[union-attr]
         return (*start, TileLoop("n", cut, body, self._kept(row, "n"), part, order, stages))
@@ -518,7 +527,7 @@ class Emitter:
 
     def _kept(self, row: str, column: str) -> Expr:
         """The predicate of a loop over keys."""
-        names = ("b", "h", row, column, *(("split",) if self.is_split else ()))
+        names = ("b", self.h, row, column, *(("split",) if self.is_split else ()))
         return call("piece" if self.is_split else "keep", tuple(var(n) for n in names), Kind.BOOL)
 
     def _keys(self) -> tuple[Expr, Expr | None]:
@@ -556,7 +565,7 @@ class Emitter:
         return Ref(ref.name, items)
 
     def _weights(self, path: Path, kept: Expr | None) -> tuple[Statement, ...]:
-        lines = softmax_lines(kept, self.peak, self.mass)
+        lines = softmax_lines(kept, (self.peak, self.mass), (self.h, self.i))
         if path in self.sums:
             return lines
         return (lines[0], Let("p", apply(Op.EXP2, f("x") - f("base"))))

@@ -7,6 +7,7 @@ end; so every spelling of an online softmax, with or without a maximum, comes ou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ...dtypes import Kind
@@ -15,7 +16,7 @@ from ...expr import Expr, Op, apply, call, const, index, var, walk
 from ...integers import polynomial
 from ...printer import Path, print_expr
 from ...program import Block, If, RangeLoop, Statement, TileLoop, statements
-from .forms import DEGENERATE, LOG2E, UNIT, Form, Term, number
+from .forms import DEGENERATE, LOG2E, UNIT, Form, Term, is_indicator, number
 from .walk import Fold, LoopInfo, Scope, Walker
 
 
@@ -262,7 +263,7 @@ class _Solver:
         first = number(self.before.env[peak])
         if not start or (first is not None and first <= DEGENERATE):
             return {}
-        return forms.times(start, forms.power_of_two(_scaled(forms.of(self.before.env[peak]), k)))
+        return _without_guards(forms.times(start, forms.power_of_two(_scaled(forms.of(self.before.env[peak]), k))))
 
     def _folded(self, name: str, added: Form) -> Form | None:
         """The sum over all that the loop visits, of what one tile adds."""
@@ -322,6 +323,16 @@ def flat(e: Expr) -> list[Expr]:
 def depends_on_rows(condition: Expr, element: Expr) -> bool:
     """Whether a condition differs between the elements of a tile."""
     return any(node is element for node in walk(condition) if node.op is Op.INDEX)
+
+
+def _without_guards(a: Form) -> Form:
+    """where(x != -inf, 1, 0) * 2^x as 2^x."""
+    kept: Form = {}
+    for (powers, exponent), c in a.items():
+        low = [p for p in powers if is_indicator(p[0]) and p[0].args[0].op is Op.NE and number(p[0].args[0].args[1]) == -math.inf]
+        guards = [p for p in low if any(x is p[0].args[0].args[0] and k > 0 for x, k in exponent)]
+        kept[(tuple(p for p in powers if p not in guards), exponent)] = c
+    return kept
 
 
 def _varies(e: Expr, element: Expr) -> bool:

@@ -14,7 +14,7 @@ LN2 = math.log(2.0)
 ROLES = frozenset(
     "q k v o lse q_tile k_tile v_tile s x top peak_next base rescale p total mass peak acc share g b h i j m n score keep "
     "piece part weight after kept o_split peak_split mass_split peak_here mass_here sums peak_both origin rows columns "
-    "split t sums_there peak_there mass_there rescale_here rescale_there length".split()
+    "split t sums_there peak_there mass_there rescale_here rescale_there length head row".split()
 )
 MINUS = const(-math.inf)
 
@@ -24,9 +24,10 @@ def f(name: str) -> Expr:
     return var(name, Kind.FLOAT)
 
 
-def softmax_lines(kept: Expr | None, peak: str = "peak", mass: str = "mass") -> tuple[Statement, ...]:
-    """The step of an online softmax over a tile of keys."""
-    score = call("score", (f("s"), *(var(name) for name in "bhij")), Kind.FLOAT) * LOG2E
+def softmax_lines(kept: Expr | None, carried: tuple[str, str], place: tuple[str, str]) -> tuple[Statement, ...]:
+    """The step of an online softmax over a tile of keys. `carried`: maximum and sum. `place`: head and row."""
+    peak, mass = carried
+    score = call("score", (f("s"), *(var(name) for name in ("b", *place, "j"))), Kind.FLOAT) * LOG2E
     x = score if kept is None else select(kept, score, MINUS)
     return (
         Let("x", x),

@@ -92,10 +92,13 @@ class _Reader:
             self._check_sums(sums, kept, places, output)
         if lse is not None:
             self._check_lse(lse, below, places)
-        self._check_hidden(values, places, kept, output)
         splits = self._swept(values[0], places).splits
+        for store in (output, lse):
+            if store is not None:
+                self._name_output(store, places)
         inner = self._inner(first, places)
         name = first.split_name if first.split is not None else None
+        self._check_hidden(values, inner, kept, self._facts(places, output, first.loop.element))
         return Understood(
             self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes
         )
@@ -137,6 +140,15 @@ class _Reader:
             found = ", ".join(print_expr(e) for e in stored)
             rows = ", ".join(print_expr(e) for e in wanted)
             raise self.walker.refuse(output.path, f"the output is stored at {found}, its queries are at {rows}")
+
+    def _name_output(self, store: Stored, places: Places) -> None:
+        """The roles of an output's dimensions."""
+        name = next(name for name, found in self.walker.stores.items() if store in found)
+        known = {places.batch: "batch", places.head: "head", places.row: "row"}
+        fixed = self.walker.program.fixed
+        is_feature = [e.op is Op.INDEX and str(e.attr) in fixed for e in store.indices]
+        roles = ["feature" if f else known.get(e, "place") for e, f in zip(store.indices, is_feature, strict=True)]
+        places.outputs[name] = roles
 
     # Weights
 
@@ -294,20 +306,21 @@ class _Reader:
             text = print_expr(self.forms.expr(form))[:120]
             raise self.walker.refuse(lse.path, f"expected the logarithm of the sums of weights; found {text}")
 
-    def _check_hidden(self, values: Sequence[Weighed], places: Places, kept: Cover, output: Stored) -> None:
-        """Rows that loads leave out (where=) must be rows that do not count."""
-        loop = values[0].leaf.loop
-        assert loop.tiles is not None
-        facts = self._facts(places, output, loop.element)
+    def _check_hidden(self, values: Sequence[Weighed], places: Places, kept: Cover, facts: Sequence[Expr]) -> None:
+        """Rows that loads leave out (where=) must be rows that do not count. `places`: of the grid that sweeps over keys."""
+        leaves = [w.leaf.source or w.leaf for w in values]
         for found, condition, path in self.walker.hidden:
-            element = next(
-                (w.leaf.loop.element for w in values if w.leaf.loop.element in set(walk(found))), loop.element
-            )
-            test = simplify(places.canonical(condition, element))
-            known = [*facts]
-            if found.attr != places.q:
-                known += [kept.keep, simplify(places.canonical(element < loop.tiles.extent, element))]
-            if found.attr in (places.q, places.k, places.v) and not implies(known, test):
+            if found.attr not in (places.q, places.k, places.v):
+                continue
+            leaf = next((x for x in leaves if x.loop.element in set(walk(found))), None)
+            known, element = [*facts], leaves[0].loop.element
+            if leaf is not None and leaf.loop.tiles is not None:
+                element = leaf.loop.element
+                known += [kept.keep, simplify(places.canonical(element < leaf.loop.tiles.extent, element))]
+                name = values[0].leaf.split_name
+                if name is not None and kept.part is not None:
+                    known += [var(name) * kept.part <= var("j"), var("j") < var(name) * kept.part + kept.part]
+            if not implies(known, simplify(places.canonical(condition, element))):
                 text = print_expr(condition)
                 raise self.walker.refuse(path, f"rows are left out where {text} does not hold, which the mask keeps")
 
@@ -458,10 +471,13 @@ def tidy_numbers(e: Expr, walker: Walker) -> Expr:
 
 
 def _product_first(node: Expr) -> Expr | None:
-    """shift + s -> s + shift."""
+    """shift + s -> s + shift, s + -1.0 -> s - 1.0."""
     if node.op is not Op.ADD or node.kind is not Kind.FLOAT:
         return None
     left, right = node.args
+    value = number(right)
+    if value is not None and value < 0:
+        return left - (-value)
     return right + left if "s" in free_vars(right) and "s" not in free_vars(left) else None
 
 

@@ -1,0 +1,108 @@
+"""Dense tensors as a program's own arguments, in whatever order, packed or paged, and its outputs back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...evaluate import Array
+from ...program import Param, Program
+
+if TYPE_CHECKING:
+    from ..recognise import Recognised
+
+PAGE = 4
+AXES = {"batch": 0, "head": 1, "row": 2, "feature": 3}
+Lengths = Sequence[tuple[int, int]]
+CANONICAL = {"q": "q", "k": "k", "v": "v"}
+
+
+def scatter(
+    program: Program, found: Recognised, tensors: Mapping[str, Array], lengths: Lengths, *, is_raw: bool
+) -> dict[str, Array]:
+    """The program's arguments. `tensors`: q, k, v as [B, heads, rows, features] and the captured ones."""
+    places = found.places
+    own = {places.q: "q", places.k: "k", places.v: "v"} if is_raw else CANONICAL
+    arguments: dict[str, Array] = {}
+    for param in program.params:
+        if param.is_output:
+            continue
+        if param.name in own:
+            name = own[param.name]
+            arguments[param.name] = _laid(param, tensors[name], name, found, lengths, is_raw=is_raw)
+        elif param.name in tensors:
+            arguments[param.name] = tensors[param.name]
+        else:
+            arguments[param.name] = _table(param, program, found, lengths)
+    return arguments
+
+
+def _roles(name: str, param: Param, found: Recognised, *, is_raw: bool) -> list[str]:
+    """Roles of the dimensions of q, k, v or o in this program."""
+    places = found.places
+    if is_raw:
+        return places.dims.get(param.name) or places.outputs[param.name]
+    dense = ["batch", "head", "row", "feature"]
+    if places.layout == "paged":
+        return ["batch", "row", "head", "feature"] if name in ("q", "o") else ["place", "place", "head", "feature"]
+    return ["place", "head", "feature"] if places.layout == "ragged" else dense
+
+
+def _laid(
+    param: Param, values: Array, name: str, found: Recognised, lengths: Lengths, *, is_raw: bool
+) -> Array:
+    roles = _roles(name, param, found, is_raw=is_raw)
+    if "place" not in roles:
+        moved = values.transpose([AXES[role] for role in roles] + [AXES[r] for r in AXES if r not in roles])
+        return moved.reshape(moved.shape[: len(roles)])
+    counts = [rows if name == "q" else columns for rows, columns in lengths]
+    if roles.count("place") == 1:
+        rows = [values[b, :, :count].transpose(1, 0, 2) for b, count in enumerate(counts)]
+        return np.concatenate(rows)
+    pages = max(-(-count // PAGE) for count in counts) or 1
+    cache = np.full((len(counts) * pages, PAGE, *values.shape[1::2]), np.nan)
+    for b, count in enumerate(counts):
+        for j in range(count):
+            cache[_page(b, j // PAGE, pages), j % PAGE] = values[b, :, j]
+    return cache
+
+
+def _page(b: int, page: int, pages: int) -> int:
+    """Where a page lies: sequences from the last to the first."""
+    return b * pages + (pages - 1 - page)
+
+
+def _table(param: Param, program: Program, found: Recognised, lengths: Lengths) -> Array:
+    """Starts of sequences, tables of pages, lengths: what the program reads beside the spec's tensors."""
+    rows, columns = ([pair[n] for pair in lengths] for n in (0, 1))
+    if len(param.dims) == 2:
+        pages = max(-(-count // PAGE) for count in columns) or 1
+        return np.array([[_page(b, page, pages) for page in range(pages)] for b in range(len(columns))])
+    if found.places.layout == "paged":
+        return np.array(columns)
+    start = found.places.start
+    is_rows = start is not None and (param.name == start.attr or param.name == "cu_q")
+    return np.cumsum([0, *(rows if is_rows else columns)])
+
+
+def gather(
+    program: Program, found: Recognised, outputs: Mapping[str, Array], shape: tuple[int, ...], lengths: Lengths,
+    *, is_raw: bool,
+) -> Array:  # fmt: skip
+    """The output as [B, Hq, M, Dv], rows past a sequence's end zero."""
+    name = next(n for n, roles in found.places.outputs.items() if "feature" in roles) if is_raw else "o"
+    param = next(p for p in program.params if p.name == name)
+    roles, values = _roles("o", param, found, is_raw=is_raw), outputs[name]
+    if "place" not in roles:
+        missing = [role for role in AXES if role not in roles]
+        order = [*roles, *missing]
+        whole = values.reshape(*values.shape, *(1 for _ in missing))
+        return whole.transpose([order.index(role) for role in AXES])
+    dense, first = np.zeros(shape), 0
+    for b, (rows, _) in enumerate(lengths):
+        dense[b, :, :rows] = values[first : first + rows].transpose(1, 0, 2)
+        first += rows
+    return dense
+

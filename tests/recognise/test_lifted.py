@@ -1,0 +1,95 @@
+"""The whole chain on kernels written in Triton: lift, recognise, transfer, lower."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from foreign import TARGETS
+
+from tilewright.ir.printer import print_expr
+from tilewright.ir.program import Program
+from tilewright.ir.spec import NormaliserKind
+from tilewright.ir.transfer import recognise, transfer
+from tilewright.ir.transfer.confirm import confirm
+from tilewright.ir.verify import verify
+from tilewright.kernels.compiled import lower_program
+from tilewright.kernels.verification import Subject, verify_program
+
+pytest.importorskip("triton")
+
+FIXTURES = Path(__file__).parents[1] / "lift_triton" / "fixtures"
+EXAMPLES = {
+    "tutorial_stages": ({"B": 2, "H": 3, "N": 640}, {"B": 3, "H": 7, "N": 1408}),
+    "window_helper": ({"B": 2, "Hq": 6, "Hkv": 2, "N": 300}, {"B": 3, "Hq": 20, "Hkv": 5, "N": 810}),
+    "bias_lazy": ({"B": 2, "H": 3, "M": 290, "N": 75}, {"B": 3, "H": 7, "M": 700, "N": 171}),
+    "sigmoid_bnhd": ({"B": 2, "H": 3, "M": 280, "N": 130}, {"B": 4, "H": 5, "M": 777, "N": 141}),
+    "softcap_pointers": (
+        {"B": 2, "Hq": 4, "Hkv": 2, "M": 300, "N": 150}, {"B": 3, "Hq": 10, "Hkv": 5, "M": 761, "N": 171},
+    ),
+    "varlen_packed": (
+        {"lengths": (70, 5, 129, 200, 3, 9, 8), "Hq": 4, "Hkv": 2},
+        {"lengths": (3, 50, 29, 44, 55, 66, 77, 80, 90), "Hq": 6, "Hkv": 3},
+    ),
+    "paged_decode": (
+        {"lengths": (37, 150, 64, 5, 6), "Hq": 4, "Hkv": 2, "page": 16, "pages": 60},
+        {"lengths": (37, 15, 64, 80), "Hq": 6, "Hkv": 3, "page": 32, "pages": 50},
+    ),
+    "split_decode": ({"B": 2, "Hq": 6, "Hkv": 3, "N": 1000}, {"B": 3, "Hq": 10, "Hkv": 5, "N": 2900}),
+}  # fmt: skip
+COMPUTED = {  # score, mask, group
+    "tutorial_stages": ("s * 0.125", "j <= i", 1),
+    "window_helper": ("s * 0.125", "(j <= i) & (i <= j + 100)", 1),
+    "bias_lazy": ("s * 0.125 + bias[h, i, j]", "True", 1),
+    "sigmoid_bnhd": ("s * 0.125 - 4.0", "True", 1),
+    "softcap_pointers": ("tanh(s * 0.00625) * 20.0", "True", 2),
+    "varlen_packed": ("s * 0.125", "j <= i", 2),
+    "paged_decode": ("s * 0.125", "True", 2),
+    "split_decode": ("s * 0.125", "True", 2),
+}
+DENSE = ("tutorial_stages", "window_helper", "bias_lazy", "sigmoid_bnhd", "softcap_pointers")
+
+
+def fixture(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"fixture_{name}", FIXTURES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def lifted(name: str) -> Program:
+    from tilewright.ir.lift.triton import lift_triton
+
+    module = fixture(name)
+    return lift_triton(module.launch, [module.inputs(**sizes) for sizes in EXAMPLES[name]]).program
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_lifted_kernels_are_understood(name: str) -> None:
+    found = recognise(lifted(name))
+    spec = found.spec
+    assert (print_expr(spec.score), print_expr(spec.keep), spec.group) == COMPUTED[name]
+    is_sigmoid = spec.normaliser.kind is NormaliserKind.ELEMENTWISE
+    assert is_sigmoid == (name == "sigmoid_bnhd")
+    assert confirm(lifted(name), found) < 1e-5
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_lifted_kernels_take_other_specs(name: str) -> None:
+    for spec in TARGETS.values():
+        made = transfer(lifted(name), spec)
+        verify(made)
+        assert "tl.dot" in lower_program(made, "triton", spec=spec).lowered.source
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_transferred_lifted_kernels_compute_the_spec(name: str) -> None:
+    spec = TARGETS["softcap-window-alibi"]
+    report = verify_program(transfer(lifted(name), spec), Subject(spec))
+    assert report.verified, str(report)

@@ -1,0 +1,74 @@
+"""Foreign programs are understood: their spec, their canonical program, and both agree with the program itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from foreign import COMPUTED, TARGETS, program
+
+from tilewright.ir.parser import parse_program
+from tilewright.ir.printer import print_spec
+from tilewright.ir.spec import AttentionSpec, NormaliserKind
+from tilewright.ir.transfer import recognise, transfer
+from tilewright.ir.transfer.confirm import confirm
+from tilewright.ir.verify import verify
+from tilewright.kernels.references import reference_program
+from tilewright.kernels.verification import Subject, verify_program
+
+DENSE = [name for name in COMPUTED if name != "varlen_causal"]
+CANONICAL = [
+    "flash_forward", "flash_split", "flash_ragged", "flash_paged", "flash_decode", "flash_decode_paged",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_spec_is_what_the_program_computes(name: str) -> None:
+    assert print_spec(recognise(program(name)).spec) == print_spec(COMPUTED[name])
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_canonical_program_is_a_valid_reference(name: str) -> None:
+    found = recognise(program(name))
+    for made in (found.program, found.reference):
+        verify(made)
+        assert parse_program(str(made)) == made
+        assert {"score", "keep"} & {region.name for region in made.regions}
+    again = recognise(found.program)
+    assert again.program == found.program
+    assert print_spec(with_sizes_of(again.spec, found.spec)) == print_spec(found.spec)
+
+
+def with_sizes_of(spec: AttentionSpec, other: AttentionSpec) -> AttentionSpec:
+    """The spec with what canonical programs do not hold, because they do for all, taken from the other."""
+    return replace(spec, requires=other.requires, group=other.group)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_program_canonical_program_and_spec_agree(name: str) -> None:
+    raw = program(name)
+    assert confirm(raw, recognise(raw)) is not None
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_canonical_programs_verify(name: str) -> None:
+    found = recognise(program(name))
+    assert verify_program(found.program, Subject(found.spec)).verified
+
+
+@pytest.mark.parametrize("name", CANONICAL)
+def test_canonical_programs_stay_as_they_are(name: str) -> None:
+    reference = reference_program(name)
+    found = recognise(reference)
+    assert found.program is reference
+    assert found.reference is reference
+    spec = found.spec
+    assert (str(spec.score), str(spec.keep), spec.captured) == ("s", "True", ())
+    assert spec.normaliser.kind is NormaliserKind.SOFTMAX
+    assert spec.normaliser.sink is None
+
+
+@pytest.mark.parametrize("spec", TARGETS)
+def test_generated_programs_are_read_back(spec: str) -> None:
+    made = transfer(reference_program(), TARGETS[spec])
+    assert print_spec(with_sizes_of(recognise(made).spec, TARGETS[spec])) == print_spec(TARGETS[spec])
