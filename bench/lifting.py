@@ -91,7 +91,7 @@ def _original(launches: Sequence[Launch], arch: str) -> Resources:
 
     launch = launches[0]
     signature, constants = signature_of(launch, frozenset())
-    aligned = {}
+    aligned: dict[tuple[int, ...], Any] = {}
     for position, (name, kind) in enumerate(signature.items()):
         values = [other.arguments[name] for other in launches]
         if isinstance(kind, tuple):

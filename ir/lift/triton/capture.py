@@ -84,7 +84,7 @@ def _first_config(run: Run, tuner: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Launch with the first row of a tuning table that its pruning leaves."""
     tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
     try:
-        config = list(tuner.prune_configs(kwargs))[0]
+        config = next(iter(tuner.prune_configs(kwargs)))
     except Exception:  # noqa: BLE001  (a model of a GPU's speed needs the GPU)
         config = tuner.configs[0]
     chosen = config.all_kwargs()

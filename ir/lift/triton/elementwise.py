@@ -192,7 +192,8 @@ def to_float(value: Expr) -> Expr:
 TABLE: dict[str, Build] = {
     "arith.addf": of(Op.ADD), "arith.subf": of(Op.SUB), "arith.mulf": of(Op.MUL), "arith.divf": of(Op.DIV),
     "tt.precise_divf": of(Op.DIV), "arith.negf": of(Op.NEG), "tt.precise_sqrt": of(Op.SQRT),
-    "arith.maxnumf": of(Op.MAX), "arith.maximumf": of(Op.MAX), "arith.minnumf": of(Op.MIN), "arith.minimumf": of(Op.MIN),
+    "arith.maxnumf": of(Op.MAX), "arith.maximumf": of(Op.MAX),
+    "arith.minnumf": of(Op.MIN), "arith.minimumf": of(Op.MIN),
     "math.exp": of(Op.EXP), "math.exp2": of(Op.EXP2), "math.log": of(Op.LOG), "math.log2": of(Op.LOG2),
     "math.sqrt": of(Op.SQRT), "math.rsqrt": of(Op.RSQRT), "math.tanh": of(Op.TANH), "math.erf": of(Op.ERF),
     "math.sin": of(Op.SIN), "math.cos": of(Op.COS), "math.floor": of(Op.FLOOR), "math.absf": of(Op.ABS),

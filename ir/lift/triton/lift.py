@@ -9,15 +9,16 @@ from typing import Any
 
 from ...dtypes import DType
 from ...errors import TilewrightError, UnsupportedKernel
-from ...expr import Expr, Op, const, load, substitute, var
+from ...expr import Op, const, load, var
 from ...parse_expr import RESERVED
-from ...program import Alloc, Grid, Param, Program, Statement
+from ...program import Alloc, Param, Program, Statement
 from ...spec import SIZES
 from ...verify import verify
 from .axes import AxisFinder
 from .capture import Launch, Run, capture, storage_of
 from .elementwise import single
-from .emit import Emitter, Shared
+from .emit import Emitter
+from .grids import Shared
 from .naming import AXIS_NAMES, Names
 from .places import TensorInfo
 from .program import finish, size_names, whole_names, zero_grids
@@ -102,7 +103,7 @@ class _Lifter:
         for position in range(len(self.runs[0].launches)):
             self._read(position)
         sizes = frozenset(self.table.values)
-        for reader, finder, _ in self.readers:
+        for _, finder, _ in self.readers:
             finder.sizes = sizes
             finder.run()
         shared = Shared(self.tensors, sizes, {})
@@ -320,6 +321,3 @@ def _written(grids: list[Statement]) -> set[str]:
     from ...program import ReduceAdd, Store, statements
 
     return {s.target.name for s in statements(tuple(grids)) if isinstance(s, (Store, ReduceAdd))}
-
-
-__all__ = ["Expr", "Grid", "Lifted", "lift_triton", "substitute"]

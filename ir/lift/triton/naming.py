@@ -74,7 +74,7 @@ def source_name(function: Function, operation: Operation) -> str:
 
 
 def needs_name(uses: Uses, function: Function, operation: Operation) -> bool:
-    """Whether a value is written as a statement: used twice, by a product or reduction, or a statement of the source."""
+    """Whether a value is written as a statement: used twice, by a product or reduction, or one of the source's."""
     result = operation.results[0]
     users = uses.of(result)
     if len(users) != 1:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...edit import expressions, map_expressions, names_read
-from ...expr import Expr, Op, const, free_vars, substitute, var, walk
+from ...expr import Expr, Op, const, free_vars, substitute, transform, var, walk
 from ...program import (
     All,
     Block,
@@ -22,7 +22,6 @@ from ...program import (
     Statement,
     Store,
     TileAxis,
-    TileLoop,
     Tiles,
     statements,
 )  # fmt: skip
@@ -142,7 +141,7 @@ def whole_names(
         has = {name for name, _ in group}
         wanted = "D" if has & set(keys[:2]) else "Dv" if keys[2] in has else ""
         if not wanted or wanted in fixed:
-            wanted = "Dv" if "Dv" not in fixed and wanted == "" and not {"D"} <= set(fixed) and False else next(free)
+            wanted = next(free)
         tensor, position = next(iter(group))
         fixed[wanted] = int(tensors[tensor].dims[position].attr)  # type: ignore[call-overload]
         names |= dict.fromkeys(group, wanted)
@@ -186,23 +185,12 @@ def _is_whole(tensor: TensorInfo) -> bool:
 def finish(program: Program, sizes: Mapping[str, Expr], table: SizeTable, tensors: Mapping[str, TensorInfo]) -> Program:
     """Final names of sizes everywhere; names bound again where that is safe; sizes that no tensor has are declared."""
     program = map_expressions(program, lambda e: substitute(e, sizes))
-    program = replace(program, body=tuple(_most(s, sizes) for s in program.body))
     program = replace(program, body=coalesced(program.body))
     had = {dim for param in program.params for dim in param.dims if isinstance(dim, str)}
-    read = {n for s in statements(program.body) for e in expressions(s) for n in _vars(e)}
+    read = {n for s in statements(program.body) for e in expressions(s) for n in free_vars(e)}
     new = {str(e.attr) for e in sizes.values()}
     standard = {"B", "Hq", "Hkv", "M", "N", "D", "Dv"}
     return replace(program, free_sizes=tuple(sorted((read & new) - had - standard)))
-
-
-def _most(statement: Statement, sizes: Mapping[str, Expr]) -> Statement:
-    return statement
-
-
-def _vars(expr: Expr) -> set[str]:
-    from ...expr import free_vars
-
-    return set(free_vars(expr))
 
 
 def coalesced(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
@@ -212,14 +200,14 @@ def coalesced(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
         acc_2 = gemm(p, v, into=acc * r)      ->      acc = gemm(p, v, into=acc * r)
         acc = acc_2
     """
-    out: list[Statement] = []
-    for statement in body:
-        if isinstance(statement, Block):
-            statement = replace(statement, body=coalesced(statement.body))
-            if not isinstance(statement, Grid):
-                statement = replace(statement, body=_coalesce(statement.body))
-        out.append(statement)
-    return tuple(out)
+    return tuple(_coalesced_block(statement) for statement in body)
+
+
+def _coalesced_block(statement: Statement) -> Statement:
+    if not isinstance(statement, Block):
+        return statement
+    inner = coalesced(statement.body)
+    return replace(statement, body=inner if isinstance(statement, Grid) else _coalesce(inner))
 
 
 def _coalesce(body: tuple[Statement, ...]) -> tuple[Statement, ...]:
@@ -263,7 +251,6 @@ def _renamed(statement: Statement, old: str, new: str) -> Statement:
     kinds = {old: var(new)}
 
     def rename(expr: Expr) -> Expr:
-        from ...expr import transform
 
         return transform(expr, lambda e: var(new, e.kind) if e.op is Op.VAR and e.attr == old and kinds else None)
 
@@ -283,6 +270,3 @@ def _rename_operands(statement: Statement, old: str, new: str) -> Statement:
     if isinstance(statement, Reduce) and statement.source == old:
         return replace(statement, source=new)
     return statement
-
-
-__all__ = ["TileLoop", "coalesced", "finish", "size_names", "whole_names", "zero_grids"]

@@ -356,9 +356,9 @@ def _load(reader: Reader, operation: Operation) -> None:
             expr = folded(Op.SELECT, mask.expr, expr, zero if other is None else other.expr)
         if kind is Kind.INT:
             return reader.define(operation, Value(pointer.shape, pointer.element, expr))
-        axes = (None,) * len(pointer.shape)
+        scalar: tuple[int | None, ...] = (None,) * len(pointer.shape)
         reader.define(operation, reader.named(source_name(reader.function, operation), Value(
-            pointer.shape, pointer.element, expr, axes)))  # fmt: skip
+            pointer.shape, pointer.element, expr, scalar)))  # fmt: skip
         return None
     axes = reader.axes.of_shape(pointer.shape)
     name = reader.names.fresh(source_name(reader.function, operation))

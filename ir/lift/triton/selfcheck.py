@@ -1,4 +1,4 @@
-"""A lifted program against its kernels: both interpreted on the same tensors, and compared at a tolerance from the data."""
+"""A lifted program against its kernels: both interpreted on the same tensors, compared at a tolerance from the data."""
 
 from __future__ import annotations
 
