@@ -39,31 +39,32 @@ __all__ = ["AutoSpecialiser", "ModelSpecialiser"]
 
 @dataclass
 class Form:
-    """One kernel and what it computes."""
+    """One kernel, what it computes, and the signature of the tensors that it was made with."""
 
     compiled: Compiled
     question: Question
     target: str
+    signature: Signature
     gradients: Gradients | None = None
 
     def fits(self, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether it serves these tensors."""
+        """Whether it serves these tensors, whatever their lengths."""
         try:
             if self.question.spec is not None:
                 check_fits(self.question.spec, tensors)
             bind_sizes(self.compiled.inputs, tensors)
         except (ShapeError, DTypeError):
             return False
-        return True
+        return replace(signature_of(tensors), captured=()) == replace(self.signature, captured=())
 
 
 class ModelSpecialiser:
-    """Asks models for the program of a function or spec, once per signature and target."""
+    """Asks models for the program of a function or spec, once for all tensors that a form fits, on each target."""
 
     def __init__(self, what: Callable[..., Any] | AttentionSpec, options: Options) -> None:
         self._what = what
         self._options = options
-        self._table: dict[tuple[Signature, str], list[Form]] = {}
+        self._table: dict[str, list[Form]] = {}
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled form for these tensors."""
@@ -78,7 +79,7 @@ class ModelSpecialiser:
 
     def _form(self, tensors: Sequence[torch.Tensor]) -> Form:
         target = self._options.resolve_target(tensors[0].device.type)
-        forms = self._table.setdefault((signature_of(tensors), target), [])
+        forms = self._table.setdefault(target, [])
         found = next((form for form in forms if form.fits(tensors)), None)
         if found is None:
             found = self._make(tensors, target)
@@ -107,7 +108,7 @@ class ModelSpecialiser:
                 compiled.report = with_notes(self._report(compiled, question, inner, tensors), made)
             if not compiled.report.verified:
                 raise VerificationError(f"{question.name} for {target}: {compiled.report}")
-        return Form(compiled, question, target)
+        return Form(compiled, question, target, signature_of(tensors))
 
     def _report(
         self, compiled: Compiled, question: Question, judge: ProgramJudge, tensors: Sequence[torch.Tensor]
@@ -129,7 +130,7 @@ class ModelSpecialiser:
             raise UnsupportedSpec(
                 f"{form.question.name} has no gradients: it cannot be lifted; {form.question.refusal}"
             )
-        return Gradients(self._subject(spec, tensors), form.target, self._options, self.specialise)
+        return Gradients(self._subject(spec, tensors), form.target, self._options, lambda _: form.compiled)
 
 
 class AutoSpecialiser:

@@ -239,6 +239,16 @@ def test_requests_are_limited_across_tries() -> None:
     assert len(server.requests) == 2
 
 
+def test_what_may_have_been_billed_counts_in_full() -> None:
+    once = Patience(1, 5.0, 0.01)
+    _, _, refused, _ = patiently(in_turn(Reply(status=500, body=b"")), patience=once)
+    assert (refused.spent["prompt_tokens"], refused.spent["completion_tokens"]) == (0, 0)
+    _, _, broken, _ = patiently(in_turn(Reply("x" * 1000, cut=100)), patience=once)
+    assert (broken.spent["prompt_tokens"], broken.spent["completion_tokens"]) == (REQUEST.most.prompt_tokens, 100)
+    _, _, silent, _ = patiently(in_turn(Reply("fine", usage=None)), patience=once)
+    assert (silent.spent["prompt_tokens"], silent.spent["completion_tokens"]) == (REQUEST.most.prompt_tokens, 100)
+
+
 REFUSALS: list[tuple[str, Callable[[dict], bool]]] = [
     ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", lambda a: "max_tokens" in a),
     ("temperature does not support 0.5", lambda a: "temperature" in a),

@@ -29,30 +29,41 @@ def options(url: str, folder: Path, **more) -> dict:
     }  # fmt: skip
 
 
-def test_a_models_program_becomes_a_kernel_with_gradients(text: str, tmp_path: Path) -> None:
-    q, k, v = (x.requires_grad_() for x in tensors())
+def prefixed(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+    """Causal attention that sees a prefix of each batch entry."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    i, j = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])[None, :]
+    keep = (j <= i) | (j < prefix[:, None, None, None])
+    return (q @ k.mT * 0.25).masked_fill(~keep, float("-inf")).softmax(-1) @ v
+
+
+def test_a_models_program_becomes_a_kernel_with_gradients(tmp_path: Path) -> None:
+    q, k, v = (torch.randn(2, heads, 20, 16).requires_grad_() for heads in (4, 2, 2))
+    prefix = torch.tensor([3, 9])
+    text = good_text(task_of(prefixed, (q, k, v, prefix))[0])
     with serving(in_turn(fenced(planted(text, "mask edge")), fenced(text))) as server:
         kernel = tw.compile(
-            causal, target="cpu", engine="llm", backward=True, engine_options=options(server.url, tmp_path)
+            prefixed, target="cpu", engine="llm", backward=True, engine_options=options(server.url, tmp_path)
         )
-        o = kernel(q, k, v)
+        o = kernel(q, k, v, prefix)
     assert print_program(kernel.program) == text
     report = kernel.report
     assert report is not None
     assert report.verified
     assert "program by engine llm" in report.notes
     assert "written by good" in report.notes
-    torch.testing.assert_close(o, causal(q, k, v), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(o, prefixed(q, k, v, prefix), atol=1e-5, rtol=1e-5)
     o.sum().backward()
     found = [x.grad.clone() for x in (q, k, v)]
-    wanted = torch.autograd.grad(causal(q, k, v).sum(), (q, k, v))
+    wanted = torch.autograd.grad(prefixed(q, k, v, prefix).sum(), (q, k, v))
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
-        longer = [torch.randn(2, heads, 70, 16) for heads in (4, 2, 2)]
-        torch.testing.assert_close(kernel(*longer), causal(*longer), atol=1e-5, rtol=1e-5)
-    assert len(server.requests) == 2, "other lengths ask nobody"
-    assert "def causal(q: torch.Tensor" in server.prompts[0]
+        one = [*(torch.randn(1, heads, 70, 16) for heads in (4, 2, 2)), torch.tensor([5])]
+        torch.testing.assert_close(kernel(*one), prefixed(*one), atol=1e-5, rtol=1e-5)
+    assert len(server.requests) == 2, "other lengths and a batch of one ask nobody"
+    assert "def prefixed(q: torch.Tensor" in server.prompts[0]
 
 
 def test_lse_is_asked_for_where_there_is_one(text: str, tmp_path: Path) -> None:
