@@ -12,7 +12,8 @@ from .rules import transfer as transfer_semantics
 from .tiling import retile, set_launch
 
 __all__ = [
-    "Orchestration", "Recognised", "pack_operands", "recognise", "retile", "set_launch", "transfer", "transfer_semantics",
+    "Orchestration", "Recognised", "pack_operands", "recognise", "retile", "set_launch", "transfer",
+    "transfer_semantics",
 ]  # fmt: skip
 
 

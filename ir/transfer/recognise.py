@@ -1,8 +1,8 @@
 """Recognise: what a foreign program computes, and the canonical program that computes it the same way.
 
-A program is foreign when it has no regions `score` and `keep` that transfer could replace: lifted from somebody's kernel,
-written by hand or by a model. It is understood by data flow (package `recognition`), never by its names, and refused with
-the line that stopped it where it cannot be.
+A program is foreign when it has no regions `score` and `keep` that transfer could replace: lifted from somebody's
+kernel, written by hand or by a model. It is understood by data flow (package `recognition`), never by its names, and
+refused with the line that stopped it where it cannot be.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["Recognised", "is_reference", "recognise"]
 class Recognised:
     """`program` computes `spec` the expert's way. `reference`: the same orchestration, for transfer to start from.
 
-    places: where batches, heads and rows stand in the foreign program's tensors. notes: what was understood that is not in
-    the spec, one sentence each.
+    places: where batches, heads and rows stand in the foreign program's tensors. notes: what was understood that is not
+    in the spec, one sentence each.
     """
 
     program: Program
@@ -44,7 +44,7 @@ def has_regions(program: Program) -> bool:
 
 
 def is_reference(program: Program) -> bool:
-    """Whether transfer's passes know their way about a program: its regions, and a softmax under the names they look for."""
+    """Whether transfer's passes know their way about a program: its regions, a softmax by the names they look for."""
     bound = {s.name for s in statements(program.body) if isinstance(s, (Let, Fill, Gemm, Load))}
     params = {param.name for param in program.params}
     return has_regions(program) and {"x", "p", "peak", "mass", "share"} <= bound and {"q", "k", "v", "o"} <= params
@@ -53,8 +53,8 @@ def is_reference(program: Program) -> bool:
 def recognise(program: Program) -> Recognised:
     """What a forward program computes, and its canonical form.
 
-    A canonical program is returned as it is. Raises ScheduleError, naming the line and what was expected there, for what is
-    not understood or does not compute attention; ProgramError for a program that is not valid.
+    A canonical program is returned as it is. Raises ScheduleError, naming the line and what was expected there, for
+    what is not understood or does not compute attention; ProgramError for a program that is not valid.
     """
     verify(program)
     walker = Walker(program)

@@ -77,7 +77,7 @@ COMPUTED = {
     "varlen_causal": scaled("varlen", keep=COLUMN <= ROW),
     "no_maximum": scaled(
         "no_maximum", group=2, captured=(TensorSpec("prefix", I32, ("B",)),),
-        keep=(COLUMN <= ROW) | (COLUMN < load("prefix", (BATCH,), Kind.INT)),
+        keep=(COLUMN <= ROW) | apply(Op.LT, COLUMN, load("prefix", (BATCH,), Kind.INT)),
     ),
 }  # fmt: skip
 
@@ -98,11 +98,11 @@ TARGETS = {
     ),
     "prefix": AttentionSpec(
         "prefix_lm", F32, 64, 64, captured=(TensorSpec("length", I32, ("B",)),), score=S * 0.125,
-        keep=(COLUMN <= ROW) | (COLUMN < load("length", (BATCH,), Kind.INT)),
+        keep=(COLUMN <= ROW) | apply(Op.LT, COLUMN, load("length", (BATCH,), Kind.INT)),
     ),
     "sink": AttentionSpec(
         "sink", F32, 64, 64, group=4, captured=(TensorSpec("logit", F32, ("Hq",)),), score=S * 0.125,
-        keep=var("M") + COLUMN <= var("N") + ROW, normaliser=Normaliser(sink=load("logit", (HEAD,), Kind.FLOAT)),
+        keep=apply(Op.LE, var("M") + COLUMN, var("N") + ROW), normaliser=Normaliser(sink=load("logit", (HEAD,), Kind.FLOAT)),
     ),
     "full": AttentionSpec("full", F32, 64, 64, score=S * 0.125, keep=const(True)),
 }  # fmt: skip

@@ -110,4 +110,6 @@ def test_a_causal_mask_makes_the_test_of_the_end_needless() -> None:
 
 def test_a_program_that_is_no_attention_is_refused() -> None:
     with pytest.raises(ScheduleError, match="sums of weighted rows of v"):
-        recognise(program("window_gqa", ("acc / mass", "mass * 2.0"), ("acc = gemm(p, v_rows, into=acc * fade)", "acc = acc")))
+        recognise(
+            program("window_gqa", ("acc / mass", "mass * 2.0"), ("acc = gemm(p, v_rows, into=acc * fade)", "acc = acc"))
+        )

@@ -50,9 +50,7 @@ def _roles(name: str, param: Param, found: Recognised, *, is_raw: bool) -> list[
     return ["place", "head", "feature"] if places.layout == "ragged" else dense
 
 
-def _laid(
-    param: Param, values: Array, name: str, found: Recognised, lengths: Lengths, *, is_raw: bool
-) -> Array:
+def _laid(param: Param, values: Array, name: str, found: Recognised, lengths: Lengths, *, is_raw: bool) -> Array:
     roles = _roles(name, param, found, is_raw=is_raw)
     if "place" not in roles:
         moved = values.transpose([AXES[role] for role in roles] + [AXES[r] for r in AXES if r not in roles])
@@ -105,4 +103,3 @@ def gather(
         dense[b, :, :rows] = values[first : first + rows].transpose(1, 0, 2)
         first += rows
     return dense
-

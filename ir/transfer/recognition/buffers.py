@@ -89,7 +89,9 @@ def _packed(pairs: list[tuple[Expr, Expr]], coords: tuple[Expr, ...]) -> dict[Ex
 def _slots(head: Expr, wanted: Expr, coords: tuple[Expr, ...]) -> dict[Expr, Expr]:
     """g and x of the heads g * G + x, where a tile has the heads of one group."""
     poly = polynomial(head)
-    tiles = [monomial[0] for monomial, c in poly.items() if len(monomial) == 1 and c == 1 and monomial[0].op is Op.INDEX]
+    tiles = [
+        monomial[0] for monomial, c in poly.items() if len(monomial) == 1 and c == 1 and monomial[0].op is Op.INDEX
+    ]
     if len(tiles) != 1 or len(poly) != 2:
         return {}
     rest = {m: c for m, c in poly.items() if m != (tiles[0],)}

@@ -14,6 +14,8 @@ from ...spec import HEAD
 from .forms import number, replaced
 from .walk import Walker
 
+Indices = list[tuple[int, Expr]]  # dimensions and what they are indexed by
+
 GROUP = apply(Op.FLOORDIV, var("Hq"), var("Hkv"))
 NAMES = {"batch": ("B", "Z", "batch"), "head": ("H", "Hq", "Hkv", "heads")}
 
@@ -23,8 +25,9 @@ class Places:
     """The coordinates of a program and where they stand.
 
     `q`, `k`, `v`: names. `batch`, `head`, `row`, `key_head`: the program's expressions for b, h, i and the key head.
-    `group`: Hq / Hkv where the program fixes it. `dims`: tensor -> roles of its dimensions, "batch", "head", "row", "feature"
-    or "place" (one of several that together find a row). `sizes`: the program's names of sizes -> canonical ones.
+    `group`: Hq / Hkv where the program fixes it. `dims`: tensor -> roles of its dimensions, "batch", "head", "row",
+    "feature" or "place" (one of several that together find a row). `sizes`: the program's names of sizes -> canonical
+    ones. `start`: where sequence b starts among the queries. `is_square`: there are as many keys as queries.
     """
 
     q: str
@@ -93,7 +96,7 @@ def find_places(walker: Walker, q: Expr, k: Expr, v: Expr, element: Expr, path: 
         )
     rest_q = [(n, e) for n, e in enumerate(q.args) if not _is_feature(e, walker)]
     if len(rest_k) == 1:
-        return _ragged_or_paged(walker, q, k, v, (rest_q, rest_k), element, path)
+        return _ragged_or_paged(walker, (q, k, v), (rest_q, rest_k), element, path)
     if len(rest_k) != 2 or len(rest_q) not in (2, 3):
         raise walker.refuse(path, f"expected q at [batch, head, row, :] in any order; found {print_expr(q)}")
     batch = _batch(walker, q, k, rest_q, rest_k)
@@ -215,13 +218,12 @@ def _check_group(places: Places, walker: Walker, path: Path) -> None:
     hq, hkv = var("Hq"), var("Hkv")
     if as_h.op is Op.FLOORDIV and as_h.args[1] is hq and polynomial(as_h.args[0]) == polynomial(HEAD * hkv):
         return
-    inside = polynomial(head - key * GROUP)
-    for size in (GROUP, *([const(places.group)] if places.group else []), *_factors(head)):
-        inside = polynomial(head - key * size)
+    for factor in (GROUP, *([const(places.group)] if places.group else []), *_factors(head)):
+        inside = polynomial(head - key * factor)
         if len(inside) == 1 and next(iter(inside.values())) == 1 and len(next(iter(inside))) == 1:
             slot = next(iter(inside))[0]
-            if _is_slot(slot, size, walker, plain):
-                places.group = int(number(size) or 0) or places.group
+            if _is_slot(slot, factor, walker, plain):
+                places.group = int(number(factor) or 0) or places.group
                 return
     raise walker.refuse(
         path, f"the key head {print_expr(places.key_head)} of query head {print_expr(places.head)} is not h // group"
@@ -245,10 +247,10 @@ def _is_slot(slot: Expr, size: Expr, walker: Walker, plain: object) -> bool:
 
 
 def _ragged_or_paged(
-    walker: Walker, q: Expr, k: Expr, v: Expr, rest: tuple[list[tuple[int, Expr]], list[tuple[int, Expr]]],
-    element: Expr, path: Path,
-) -> Places:  # fmt: skip
+    walker: Walker, loads_of: tuple[Expr, Expr, Expr], rest: tuple[Indices, Indices], element: Expr, path: Path
+) -> Places:
     """Rows at computed places: q[start[b] + i, h, :], k[start[b] + j, g, :]; or k[table[b, j // P], j % P, g, :]."""
+    q, k, v = loads_of
     rest_q, rest_k = rest
     ((key_place, key_head),) = rest_k
     keyed = [e for e in k.args if element in set(walk(e))]

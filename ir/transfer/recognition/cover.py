@@ -14,6 +14,8 @@ from .prover import implies, is_impossible
 J = var("j")
 PART = "@part"  # the split that a key belongs to
 
+TRUE = const(True)
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -39,12 +41,15 @@ class Swept:
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """`keep`: the keys that count. `is_exact`: made of the loops' own bounds. `part`: keys of a split. `needs`: of sizes."""
+    """The keys that count.
+
+    `keep`: the mask. `is_exact`: it is made of the loops' own bounds. `part`: keys of a split. `needs`: of sizes.
+    """
 
     keep: Expr
     is_exact: bool
     part: Expr | None = None
-    needs: Expr = const(True)
+    needs: Expr = TRUE
 
 
 def cover(loops: Sequence[Swept], facts: Sequence[Expr]) -> Cover | None:

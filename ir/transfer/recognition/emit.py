@@ -1,7 +1,7 @@
-"""The canonical program of what was understood: the expert's grids, loops, tiles and loads, with the canonical arithmetic.
+"""The canonical program of what was understood: the expert's grids, loops, tiles and loads, canonical arithmetic.
 
-What it emits is a softmax with the regions `score` and `keep`, whatever the kernel's normaliser: the passes of `rules.py`
-put a spec's own into it. Statements that only computed scores and weights are replaced by the lines of
+What it emits is a softmax with the regions `score` and `keep`, whatever the kernel's normaliser: the passes of
+`rules.py` put a spec's own into it. Statements that only computed scores and weights are replaced by the lines of
 kernels/programs/flash_forward.txt at the place where the weights are first used; the rest keeps its order.
 """
 
@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...dtypes import DType, Kind
-from ...edit import extents
-from ...errors import ScheduleError
-from ...expr import Expr, Op, apply, call, const, index, load, loads, select, substitute, transform, var, walk
+from ...expr import Expr, Op, apply, call, const, index, load, select, substitute, transform, var
 from ...printer import Path, print_expr
 from ...program import (
     All,
@@ -24,7 +22,6 @@ from ...program import (
     Index,
     Let,
     Load,
-    Param,
     Program,
     RangeLoop,
     Reduce,
@@ -41,58 +38,35 @@ from ...program import (
 )  # fmt: skip
 from ...spec import MASK_PARAMETERS, SCORE_PARAMETERS
 from ..unread import drop_unread
-from .coordinates import GROUP, Places
+from .coordinates import GROUP
 from .forms import replaced
-from .lines import LSE, MINUS, ROLES, closing_lines, f, merging, softmax_lines
-from .specify import Understood
+from .lines import LSE, MINUS, closing_lines, f, merging, softmax_lines
+from .naming import Naming
+from .specify import Weighed
+
 
 @dataclass(slots=True)
-class Emitter:
+class Emitter(Naming):
     """Emits one program. `parts`: path of a key loop -> part of its domain, None where it is left out."""
 
-    understood: Understood
-    names: dict[str, str] = field(default_factory=dict)
     parts: dict[Path, str | None] = field(default_factory=dict)
     sums: set[Path] = field(default_factory=set)
     values: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    tensors: dict[str, str] = field(default_factory=dict)
-    bound: set[str] = field(default_factory=set)
-    elements: set[Expr] = field(default_factory=set)
     has_started: bool = False
     has_closed: bool = False
-    places: Places = field(init=False)
-
-    def __post_init__(self) -> None:
-        """The coordinates are those of the grid that sweeps over keys."""
-        self.places = self.understood.inner
-
-    @property
-    def h(self) -> str:
-        """The head's name; where splits have a tile of heads, `h` is that of the grid that merges them."""
-        return "head" if self.is_split and self.places.head.op is not Op.VAR else "h"
-
-    @property
-    def i(self) -> str:
-        """The row's name."""
-        return "row" if self.h == "head" else "i"
-
-    @property
-    def is_split(self) -> bool:
-        """Whether parts of the keys are summed by one grid and merged by another."""
-        return self.understood.splits is not None
 
     def program(self) -> Program:
         """The canonical program."""
         u = self.understood
         raw, places = u.walker.program, self.places
         self._plan_loops()
-        self._plan_names()
-        self._plan_tensors()
+        self.plan_names()
+        self.plan_tensors()
         body = self._split_body(raw.body) if self.is_split else self.body(raw.body, ())
         fixed = {k: n for k, n in raw.sizes if k not in places.sizes and k not in ("D", "Dv")}
         sizes = (("D", u.spec.head_dim), ("Dv", u.spec.value_dim), *fixed.items())
-        program = Program(raw.name, self._parameters(), body, self._regions(), sizes, raw.free_sizes)
+        program = Program(raw.name, self.parameters(), body, self._regions(), sizes, raw.free_sizes)
         dropped = drop_unread(program)
         lengths = [r for r in program.regions if r.name in ("rows", "columns") and r not in dropped.regions]
         return replace(dropped, regions=(*lengths, *dropped.regions))
@@ -119,7 +93,7 @@ class Emitter:
         if places.layout != "dense":
             loop = self.understood.values[0].leaf.loop
             extent = places.canonical(loop.tiles.extent, loop.element)  # type: ignore[union-attr]
-            found.append(Region("columns", params, self._named(extent)))
+            found.append(Region("columns", params, self.named(extent)))
         return found
 
     def _in_keys(self, e: Expr | None) -> Expr:
@@ -138,7 +112,9 @@ class Emitter:
         u = self.understood
         grids = [(n, s) for n, s in enumerate(body) if isinstance(s, Grid)]
         if len(grids) != 2:
-            raise u.walker.refuse(grids[-1][0:1], f"expected a grid over splits and one that merges; found {len(grids)} grids")
+            raise u.walker.refuse(
+                grids[-1][0:1], f"expected a grid over splits and one that merges; found {len(grids)} grids"
+            )
         (first, sweep), (_, merge) = grids
         rows = [e.tile for e in (*merge.extents, *sweep.extents) if isinstance(e, Tiles)] or [
             s.tiles.tile for s in statements(sweep.body) if isinstance(s, TileAt)
@@ -164,198 +140,33 @@ class Emitter:
             unique = list({w.leaf.loop.path: w for w in loops}.values())
             self._divide(sorted(unique, key=lambda w: w.leaf.loop.path))
 
-    def _divide(self, loops: Sequence[object]) -> None:
+    def _divide(self, loops: Sequence[Weighed]) -> None:
         if len(loops) == 1:
-            self.parts[loops[0].leaf.loop.path] = "any"  # type: ignore[attr-defined]
+            self.parts[loops[0].leaf.loop.path] = "any"
             return
-        tiles = {w.leaf.loop.tiles.tile for w in loops}  # type: ignore[attr-defined]
+        tiles = {w.leaf.loop.tiles.tile for w in loops if w.leaf.loop.tiles is not None}
         free = [w for w in loops if self._is_free(w)]
         bound = [w for w in loops if w not in free]
         for w in loops:
-            self.parts[w.leaf.loop.path] = None  # type: ignore[attr-defined]
+            self.parts[w.leaf.loop.path] = None
         if free and bound and len(tiles) == 1:
-            self.parts[free[0].leaf.loop.path], self.parts[bound[0].leaf.loop.path] = "full", "partial"  # type: ignore[attr-defined]
+            self.parts[free[0].leaf.loop.path], self.parts[bound[0].leaf.loop.path] = "full", "partial"
         else:
-            self.parts[(bound or free)[0].leaf.loop.path] = "any"  # type: ignore[attr-defined]
+            self.parts[(bound or free)[0].leaf.loop.path] = "any"
         lost = [path for path, part in self.parts.items() if part is None]
         if lost:
             self.notes.append(
                 f"{len(lost)} of {len(loops)} loops over keys are joined: a mask's tiles are full or partial"
             )
 
-    def _is_free(self, weighed: object) -> bool:
+    def _is_free(self, weighed: Weighed) -> bool:
         """Whether a loop's scores have no mask but the test for the end."""
-        loop = weighed.leaf.loop  # type: ignore[attr-defined]
+        loop = weighed.leaf.loop
         if loop.domain is not None:
             return bool(loop.part == "full")
+        assert loop.tiles is not None
         extent = self.places.canonical(loop.tiles.extent, loop.element)
-        return weighed.mask in (const(True), var("j") < extent)  # type: ignore[attr-defined]
-
-    def _plan_names(self) -> None:
-        """Canonical names of the program's variables; what is in their way is renamed."""
-        u = self.understood
-        places, raw = self.places, u.walker.program
-        wanted = {places.batch: "b", places.head: self.h, places.row: self.i}
-        for found, name in wanted.items():
-            if found.op is Op.VAR:
-                self.names[str(found.attr)] = name
-        if places.row.op is Op.INDEX:
-            self.names[str(places.row.attr).split("@")[0]] = "m"
-        if places.key_head.op is Op.VAR and places.key_head is not places.head:
-            self.names[str(places.key_head.attr)] = "g"
-            self.bound.add("g")
-        if places.row.op is Op.CONST:
-            slot = next((n for n in walk(places.head) if n.op is Op.INDEX), None)
-            if slot is None:
-                where = u.output.path
-                raise u.walker.refuse(where, "one row of one head at a time has no canonical form: no tile of rows")
-            self.names[str(slot.attr).split("@")[0]] = "m"
-        split = u.split_name
-        if split is not None:
-            self.names[split] = "split"
-        for w in (*u.values, *u.sums):
-            self.elements.add(w.leaf.loop.element)
-            self.names[str(w.leaf.loop.element.attr).split("@")[0]] = "n"
-        self.names |= {places.q: "q", places.k: "k", places.v: "v"}
-        self.names |= {p.name: ("o" if p.name == self._output() else "lse") for p in raw.params if p.is_output}
-        self.names |= {raw_size: name for raw_size, name in places.sizes.items()}
-
-    def _plan_tensors(self) -> None:
-        """The names that layouts give to where sequences start and pages lie."""
-        places, loop = self.places, self.understood.values[0].leaf.loop
-        row = next(iter(self.understood.values)).dot
-        tables = [e for n in walk(row) if n.op is Op.LOAD and n.attr == places.k for arg in n.args for e in loads(arg)]
-        if places.layout == "paged":
-            lengths = loads(loop.tiles.extent)  # type: ignore[union-attr]
-            names = {str(e.attr): "block_table" for e in tables} | {str(e.attr): "lengths" for e in lengths}
-        elif places.layout == "ragged":
-            names = {str(e.attr): "cu_k" for e in tables} | {str(places.start.attr): "cu_q"}  # type: ignore[union-attr]
-        else:
-            names = {}
-        taken = {t.name for t in self.understood.spec.captured} | {p.name for p in self.understood.walker.program.params}
-        self.tensors = {raw: name for raw, name in names.items() if name not in taken or raw == name}
-
-    def _named(self, e: Expr) -> Expr:
-        """An expression of canonical coordinates with the tensors' canonical names."""
-        return transform(
-            e, lambda n: load(self.tensors[str(n.attr)], n.args, n.kind) if n.op is Op.LOAD and n.attr in self.tensors else None
-        )
-
-    def _output(self) -> str:
-        stores = self.understood.walker.stores
-        return next(name for name, found in stores.items() if self.understood.output in found)
-
-    def name(self, raw: str) -> str:
-        """The canonical name of a variable."""
-        if raw in self.names:
-            return self.names[raw]
-        kinds = self.understood.spec.captured
-        if raw in ROLES or raw in self.names.values():
-            if any(t.name == raw for t in kinds):
-                raise ScheduleError(
-                    f"recognise: captured tensor {raw!r} has a name that canonical programs use; rename it"
-                )
-            self.names[raw] = f"{raw}_own"
-        else:
-            self.names[raw] = raw
-        return self.names[raw]
-
-    def expr(self, e: Expr) -> Expr:
-        """An expression with canonical names."""
-
-        def rename(node: Expr) -> Expr | None:
-            if node.op is Op.VAR:
-                return var(self.name(str(node.attr)), node.kind)
-            if node.op is Op.INDEX:
-                return index(self.name(str(node.attr)))
-            if node.op is Op.LOAD and str(node.attr) in self.tensors:
-                return load(self.tensors[str(node.attr)], node.args, node.kind)
-            return None
-
-        return transform(e, rename)
-
-    def _parameters(self) -> tuple[Param, ...]:
-        u = self.understood
-        places, raw = self.places, u.walker.program
-        by_name = {p.name: p for p in raw.params}
-
-        def canonical(param: Param, name: str) -> Param:
-            roles = self._roles(param.name)
-            names = {"batch": "B", "head": "Hq" if name in ("q", "o", "lse") else "Hkv"}
-            names |= {"place": "Tq" if name in ("q", "o", "lse") else "Tk"} if places.layout == "ragged" else {}
-            names |= {"row": "M" if name in ("q", "o", "lse") else "N", "feature": "D" if name in ("q", "k") else "Dv"}
-            if not self._is_as_written(name):
-                return Param(name, param.dtype, tuple(names[role] for role in self._order(name)), param.is_output)
-            dims = tuple(
-                names.get(role, places.sizes.get(str(dim), dim)) for dim, role in zip(param.dims, roles, strict=True)
-            )
-            return Param(name, param.dtype, dims, param.is_output)
-
-        inputs = [
-            canonical(by_name[raw_name], name) for raw_name, name in ((places.q, "q"), (places.k, "k"), (places.v, "v"))
-        ]
-        known = {places.q, places.k, places.v}
-        used = self._read()
-        others = [
-            replace(p, name=self.tensors.get(p.name, p.name), dims=tuple(places.sizes.get(d, d) if isinstance(d, str) else d for d in p.dims))
-            for p in raw.params
-            if not p.is_output and p.name not in known and p.name in used
-        ]
-        outputs = [canonical(p, self.names[p.name]) for p in raw.params if p.is_output]
-        outputs.sort(key=lambda p: p.name != "o")
-        return (*inputs, *others, *outputs)
-
-    def _read(self) -> set[str]:
-        """Tensors that indices, extents and conditions read."""
-        found: set[str] = set()
-        for s in statements(self.understood.walker.program.body):
-            exprs = [*extents(s.tiles)] if isinstance(s, (TileLoop, TileAt)) else []
-            if isinstance(s, (Load, Store)):
-                exprs += [
-                    item for item in (s.source if isinstance(s, Load) else s.target).indices if isinstance(item, Expr)
-                ]
-                exprs += [s.where] if s.where is not None else []
-            if isinstance(s, Let) and s.value.kind is not Kind.FLOAT:
-                exprs.append(s.value)
-            if isinstance(s, If):
-                exprs.append(s.condition)
-            if isinstance(s, Grid):
-                exprs += [e for extent in s.extents for e in extents(extent)]
-            found |= {str(node.attr) for e in exprs for node in walk(e) if node.op is Op.LOAD}
-        return found
-
-    def _roles(self, tensor: str) -> list[str]:
-        """Roles of a tensor's dimensions, in its own order."""
-        places = self.understood.places
-        return places.dims.get(tensor) or places.outputs[tensor]
-
-    def _order(self, name: str) -> tuple[str, ...]:
-        if name == "lse":
-            return ("batch", "head", "row")
-        if self.places.layout == "paged" and name in ("q", "o"):
-            return ("batch", "row", "head", "feature")
-        return ("batch", "head", "row", "feature")
-
-    def place(self, ref: Ref) -> Ref:
-        """A reference to q, k, v or an output, with canonical dimensions in their order."""
-        items = [self._item(item) for item in ref.indices]
-        name = self.names[ref.name]
-        if self._is_as_written(name):
-            return Ref(name, tuple(items))
-        by_role = dict(zip(self._roles(ref.name), items, strict=True))
-        if self.places.row.op is Op.CONST and name in ("q", "o", "lse"):
-            by_role |= {"head": var(self.h), "row": var(self.i)}
-        return Ref(name, tuple(by_role[role] for role in self._order(name)))
-
-    def _item(self, item: Index) -> Index:
-        if isinstance(item, TileAxis):
-            return TileAxis(self.name(item.name))
-        return self.expr(item) if isinstance(item, Expr) else item
-
-    def _is_as_written(self, name: str) -> bool:
-        """Whether a tensor's dimensions stay in the program's order: where rows lie at computed places."""
-        is_new = self.places.row.op is Op.CONST and name in ("q", "o", "lse")
-        return self.places.layout != "dense" and not is_new
+        return weighed.mask in (const(True), var("j") < extent)
 
     # Statements
 
@@ -400,7 +211,8 @@ class Emitter:
     def _grid(self, s: Grid, path: Path) -> Grid:
         names = tuple(self.name(name) for name in s.names)
         extents_ = tuple(
-            self._tiles(e, n) if isinstance(e, Tiles) else self._count(n, e) for n, e in zip(names, s.extents, strict=True)
+            self._tiles(e, n) if isinstance(e, Tiles) else self._count(n, e)
+            for n, e in zip(names, s.extents, strict=True)
         )
         row = next((t for t in s.body if isinstance(t, TileAt) and self.name(t.name) == "m"), None)
         if self.places.row.op is Op.CONST and row is not None:  # a tile of heads becomes one of heads and rows
@@ -474,7 +286,7 @@ class Emitter:
             return self._part_stores(s)
         first: tuple[Statement, ...] = () if self.has_closed else closing_lines()
         self.has_closed = True
-        value = f("acc") * f("share") if s.target.name == self._output() else LSE
+        value = f("acc") * f("share") if s.target.name == self.output() else LSE
         return (*first, Store(self.place(s.target), value, self._where(s.where)))
 
     def _part_stores(self, s: Store) -> Sequence[Statement]:
@@ -538,7 +350,8 @@ class Emitter:
 
     def _keyed(self, body: Sequence[Statement], path: Path, kept: Expr | None) -> list[Statement]:
         """The body of a loop over keys."""
-        places, found = self.places, []  # type: ignore[var-annotated]
+        places = self.places
+        found: list[Statement] = []
         emitted = False
         for s, where in _flattened(body, path):
             uses = (isinstance(s, Reduce) and s.op == "sum") or self._is_second(s)
@@ -559,7 +372,7 @@ class Emitter:
 
     def _grouped(self, ref: Ref) -> Ref:
         """The head of keys and values as g."""
-        roles = self._roles(ref.name)
+        roles = self.roles(ref.name)
         self.names.setdefault("g", "g")
         items = tuple(var("g") if role == "head" else item for role, item in zip(roles, ref.indices, strict=True))
         return Ref(ref.name, items)

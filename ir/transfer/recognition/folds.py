@@ -1,8 +1,8 @@
 """Loops that carry values, solved: running maxima, sums rescaled as the maximum rises, sums as logarithms.
 
-For a loop that carries c with c' = c * r + d the invariant is c = (sum of what was added) * 2^(-k * peak): it holds when
-r = 2^(k * (peak - peak')) and d * 2^(k * peak') depends on the keys alone. Whatever the reference point, it cancels in the
-end; so every spelling of an online softmax, with or without a maximum, comes out as the same sums.
+For a loop that carries c with c' = c * r + d the invariant is c = (sum of what was added) * 2^(-k * peak): it holds
+when r = 2^(k * (peak - peak')) and d * 2^(k * peak') depends on the keys alone. Whatever the reference point, it
+cancels in the end; so every spelling of an online softmax, with or without a maximum, comes out as the same sums.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ class _Solver:
                 return found
         raise self.walker.refuse(
             self._line(name),
-            f"{name!r} is carried from one tile of keys to the next and is neither a running maximum, nor a sum that is "
-            "rescaled by exactly what the running maximum rose",
+            f"{name!r} is carried from one tile of keys to the next and is neither a running maximum, nor a sum that "
+            "is rescaled by exactly what the running maximum rose",
         )
 
     def _line(self, name: str) -> Path:
@@ -185,7 +185,7 @@ class _Solver:
             if name_bound(statement) == name or (
                 isinstance(statement, Block) and any(name_bound(s) == name for s in statements(statement.body))
             ):
-                found = (*path, position)  # type: ignore[assignment]
+                found = (*path, position)
         return found
 
     def _linear(
@@ -302,7 +302,7 @@ class _Solver:
         """c' = log(exp(c) + d), in either base."""
         forms = self.walker.forms
         raised = forms.power_of_two(_scaled(update, base))
-        own = {((), ((symbol, float(f"{base:.10g}")),)): 1.0}
+        own: Form = {((), ((symbol, float(f"{base:.10g}")),)): 1.0}
         rest = forms.add(raised, own, -1.0)
         if len(rest) >= len(raised) or any(symbol in walk(a) for t in rest for a, _ in (*t[0], *t[1])):
             return None
@@ -329,7 +329,11 @@ def _without_guards(a: Form) -> Form:
     """where(x != -inf, 1, 0) * 2^x as 2^x."""
     kept: Form = {}
     for (powers, exponent), c in a.items():
-        low = [p for p in powers if is_indicator(p[0]) and p[0].args[0].op is Op.NE and number(p[0].args[0].args[1]) == -math.inf]
+        low = [
+            p
+            for p in powers
+            if is_indicator(p[0]) and p[0].args[0].op is Op.NE and number(p[0].args[0].args[1]) == -math.inf
+        ]
         guards = [p for p in low if any(x is p[0].args[0].args[0] and k > 0 for x, k in exponent)]
         kept[(tuple(p for p in powers if p not in guards), exponent)] = c
     return kept

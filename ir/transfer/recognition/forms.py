@@ -3,8 +3,8 @@
     sum over terms of  coefficient * atom1^p1 * atom2^p2 * … * 2^(c1 * x1 + c2 * x2 + …)
 
 In it `exp(a - b)`, `exp2(a * log2e) / exp2(b * log2e)` and `exp2((a - b) * log2e)` are one form, so that the many
-spellings of an online softmax compare equal. Arithmetic is that of the real numbers: roundings to a type are dropped, and
-guards for rows without keys (`where(peak == -inf, 0.0, peak)`) count as what they guard.
+spellings of an online softmax compare equal. Arithmetic is that of the real numbers: roundings to a type are dropped,
+and guards for rows without keys (`where(peak == -inf, 0.0, peak)`) count as what they guard.
 """
 
 from __future__ import annotations
@@ -180,11 +180,11 @@ class Forms:
 
     def _shared(self, a: Form) -> Term:
         """The factor that all terms have in common."""
-        powers, exponent = (list(part) for part in next(iter(a), UNIT))
+        powers, exponent = next(iter(a), UNIT)
         for other in a:
-            powers = [item for item in powers if item in other[0] and not is_indicator(item[0])]  # type: ignore[misc]
-            exponent = [item for item in exponent if item in other[1]]  # type: ignore[misc]
-        return tuple(powers), tuple(exponent)  # type: ignore[arg-type]
+            powers = tuple(item for item in powers if item in other[0] and not is_indicator(item[0]))
+            exponent = tuple(item for item in exponent if item in other[1])
+        return powers, exponent
 
     def power_of_two(self, x: Form) -> Form:
         """2^x: constants become coefficients, logarithms powers, the rest the exponent."""

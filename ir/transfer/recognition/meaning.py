@@ -14,7 +14,10 @@ from .walk import Fold, LoopInfo, Stored, Walker
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A sum over keys: which loop (and which loop over splits), the weight per key, the row of v, where it is written."""
+    """A sum over keys: its loop (and the loop over splits), the weight per key, the row of v, where it is written.
+
+    `source`: the same in the grid that sweeps over keys, and `split_name` that grid's variable for the split.
+    """
 
     loop: LoopInfo
     split: LoopInfo | None
@@ -85,9 +88,10 @@ class Meaning:
             raise self.walker.refuse(fold.path, "expected the sums of the parts to be merged by their own maxima")
         part, value = self._fold(nested[0])
         leaf = self._leaf(self._at(part, nested[0]), fold.loop, value, part.path)
-        inner = self.walker.folds[part.number]
-        name = next((c for c, a in zip(part.coords, nested[0].args[1:], strict=True) if fold.loop.element in set(walk(a))), None)
-        own = self._leaf(part.loop, None, inner.value, part.path)
+        name = next(
+            (c for c, a in zip(part.coords, nested[0].args[1:], strict=True) if fold.loop.element in set(walk(a))), None
+        )
+        own = self._leaf(part.loop, None, self.walker.folds[part.number].value, part.path)
         return [replace(leaf, source=own, split_name=None if name is None else str(name.attr))]
 
     def _at(self, part: Fold, atom: Expr) -> LoopInfo:

@@ -1,8 +1,9 @@
 """A prover for integers: whether facts imply a goal, for linear (in)equalities with quotients, min, max and choices.
 
-The negated goal joins the facts and every case is refuted by Fourier-Motzkin elimination over the integers' relaxation,
-tightened by greatest common divisors. The answer "proved" is certain; "not proved" means nothing. Index variables and sizes
-are at least 0, divisors at least 1. What it does not know (elements of tensors, products of variables) stands for itself.
+The negated goal joins the facts and every case is refuted by Fourier-Motzkin elimination over the integers'
+relaxation, tightened by greatest common divisors. The answer "proved" is certain; "not proved" means nothing. Index
+variables and sizes are at least 0, divisors at least 1. What it does not know (elements of tensors, products of
+variables) stands for itself.
 """
 
 from __future__ import annotations
@@ -142,9 +143,10 @@ def _signless(literal: Expr, literals: Sequence[Expr]) -> Expr | None:
     if literal.op not in (Op.LT, Op.LE) or literal.args[0].kind is not Kind.INT:
         return None
     for node in walk(literal):
-        if node.op is Op.FLOORDIV and node.args[1].op is not Op.CONST and not is_nonnegative(node.args[0]):
-            if (const(0) <= node) not in literals and (node < const(0)) not in literals:
-                return node
+        if node.op is not Op.FLOORDIV or node.args[1].op is Op.CONST or is_nonnegative(node.args[0]):
+            continue
+        if (const(0) <= node) not in literals and (node < const(0)) not in literals:
+            return node
     return None
 
 
@@ -210,7 +212,7 @@ def _division(atom: Expr) -> list[Form]:
     last = add(add(rest, c, -1), {(): 1})
     if atom.op is Op.FLOORDIV:
         return [_negative(rest), last]
-    own = {(atom,): 1}
+    own: Form = {(atom,): 1}
     return [add(own, rest, -1), add(rest, own, -1), _negative(own), add(add(own, c, -1), {(): 1})]
 
 

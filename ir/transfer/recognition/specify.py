@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ...algebra import simplify
 from ...domain.fold import all_of, conjuncts
 from ...dtypes import Kind
-from ...expr import Expr, Op, apply, const, free_vars, index, load, loads, transform, var, walk
+from ...expr import Expr, Op, apply, const, free_vars, index, load, loads, var, walk
 from ...printer import print_expr
 from ...spec import (
     BATCH,
@@ -24,10 +24,11 @@ from ...spec import (
 )
 from .coordinates import Places, find_places, product_of
 from .cover import Cover, Swept, cover
-from .forms import LOG2E, UNIT, Form, is_indicator, number, replaced
+from .forms import LOG2E, UNIT, Form, is_indicator, replaced
 from .meaning import Leaf, Meaning
 from .prover import implies
 from .walk import LoopInfo, Stored, Walker
+from .writing import snapped, split_weight, tidy_numbers
 
 SPLIT = "@split"  # the number of a split in expressions
 
@@ -87,21 +88,21 @@ class _Reader:
         weight = self._common(values)
         sums, rest = self._denominator(below, output, places, first)
         kept = self._cover(values, places, output, is_sum=not sums)
-        spec = self._spec(places, weight, sums, rest, kept, output, has_sums=below is not None)
+        spec = self._spec(places, (weight, None if below is None else rest), sums, kept, output)
         if sums:
             self._check_sums(sums, kept, places, output)
         if lse is not None:
             self._check_lse(lse, below, places)
         splits = self._swept(values[0], places).splits
+        if splits is not None:
+            self.notes.append("parts of the keys that have none count as nothing, whatever the kernel makes of them")
         for store in (output, lse):
             if store is not None:
                 self._name_output(store, places)
         inner = self._inner(first, places)
         name = first.split_name if first.split is not None else None
         self._check_hidden(values, inner, kept, self._facts(places, output, first.loop.element))
-        return Understood(
-            self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes
-        )
+        return Understood(self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes)
 
     def _inner(self, first: Leaf, places: Places) -> Places:
         """The coordinates in the grid that sweeps over keys."""
@@ -209,6 +210,7 @@ class _Reader:
             return [], {}
         sums = {term: c for term, c in below.items() if term[0]}
         rest = {term: c for term, c in below.items() if not term[0]}
+        rest = self.forms.of(places.canonical(self.forms.expr(rest), first.loop.element))
         return [self._weighed(leaf, places, first) for leaf in self.meaning.leaves(sums, output.path)], rest
 
     # Masks and loops
@@ -307,7 +309,7 @@ class _Reader:
             raise self.walker.refuse(lse.path, f"expected the logarithm of the sums of weights; found {text}")
 
     def _check_hidden(self, values: Sequence[Weighed], places: Places, kept: Cover, facts: Sequence[Expr]) -> None:
-        """Rows that loads leave out (where=) must be rows that do not count. `places`: of the grid that sweeps over keys."""
+        """Rows that loads leave out (where=) must not count. `places`: of the grid that sweeps over keys."""
         leaves = [w.leaf.source or w.leaf for w in values]
         for found, condition, path in self.walker.hidden:
             if found.attr not in (places.q, places.k, places.v):
@@ -327,9 +329,11 @@ class _Reader:
     # The spec
 
     def _spec(
-        self, places: Places, weight: Form, sums: Sequence[Weighed], rest: Form, kept: Cover, output: Stored,
-        *, has_sums: bool,
-    ) -> AttentionSpec:  # fmt: skip
+        self, places: Places, weights: tuple[Form, Form | None], sums: Sequence[Weighed], kept: Cover, output: Stored
+    ) -> AttentionSpec:
+        """The spec. `weights`: what multiplies v, and what is added to the sums of weights; None without sums."""
+        weight, rest = weights
+        has_sums = rest is not None
         program = self.walker.program
         params = {p.name: p for p in program.params}
         after = None
@@ -337,7 +341,7 @@ class _Reader:
         if has_sums:
             base = self._common(sums)
             after = self._after(weight, base, sums[0])
-        score, normaliser = self._normaliser(base, rest, has_sums, sums or [], output)
+        score, normaliser = self._normaliser(base, rest, output)
         normaliser = Normaliser(normaliser.kind, normaliser.sink, normaliser.weight, normaliser.epsilon, after)
         expressions = [score, kept.keep, *(e for e in (normaliser.sink, normaliser.weight, after) if e is not None)]
         captured = self._captured(expressions, places)
@@ -368,15 +372,14 @@ class _Reader:
             where.leaf.path, f"the weights that are summed, {b}, are not those that multiply v, {a}"
         )
 
-    def _normaliser(
-        self, base: Form, rest: Form, has_sums: bool, sums: Sequence[Weighed], output: Stored
-    ) -> tuple[Expr, Normaliser]:
+    def _normaliser(self, base: Form, rest: Form | None, output: Stored) -> tuple[Expr, Normaliser]:
+        """The score, and how it becomes a weight. `rest`: what is added to the sums of weights that divide."""
         exponential = self._exponential(base)
-        if has_sums and exponential is not None:
-            return exponential, Normaliser(NormaliserKind.SOFTMAX, self._sink(rest))
+        if rest is not None and exponential is not None:
+            return exponential, Normaliser(NormaliserKind.SOFTMAX, self._sink(rest, output))
         weight = simplify(self.forms.expr(base))
         score, weight = split_weight(weight)
-        if not has_sums:
+        if rest is None:
             return self._tidy(score), Normaliser(NormaliserKind.ELEMENTWISE, None, self._tidy(weight))
         epsilon = rest.get(UNIT, 0.0)
         if set(rest) - {UNIT}:
@@ -406,17 +409,15 @@ class _Reader:
             total = total + math.log(c)
         return self._tidy(simplify(total))
 
-    def _sink(self, rest: Form) -> Expr | None:
-        """The logit of a sum's extra term."""
+    def _sink(self, rest: Form, output: Stored) -> Expr | None:
+        """The logit of a sum's one extra term."""
         if not rest:
             return None
-        total: Expr | None = None
-        for (_, exponent), c in rest.items():
-            x = self._natural(exponent, c) if exponent else const(math.log(c))
-            if total is not None:
-                return None
-            total = x
-        return total
+        if len(rest) > 1 or next(iter(rest.values())) <= 0:
+            text = print_expr(self.forms.expr(rest))[:120]
+            raise self.walker.refuse(output.path, f"expected one extra logit in the sums of weights; found {text}")
+        (((_, exponent), c),) = rest.items()
+        return self._natural(exponent, c) if exponent else const(math.log(c))
 
     def _captured(self, expressions: Sequence[Expr], places: Places) -> tuple[TensorSpec, ...]:
         """Inputs that the expressions read, in the order of the program."""
@@ -430,7 +431,7 @@ class _Reader:
         return tuple(found)
 
     def _dim(self, dim: str | int, indices: Sequence[Expr], places: Places) -> str | int:
-        """The canonical name of a dimension; one that is a number in the program is the size of what it is indexed by."""
+        """The canonical name of a dimension; one that is a number is the size of what it is indexed by."""
         if isinstance(dim, str):
             return places.sizes.get(dim, dim)
         names = {"b": "B", "h": "Hq", "i": "M", "j": "N"}
@@ -458,65 +459,3 @@ class _Reader:
 def _split_named(split: LoopInfo | None) -> dict[Expr, Expr]:
     """The number of a split under one name."""
     return {} if split is None else {split.element: var(SPLIT)}
-
-
-def tidy_numbers(e: Expr, walker: Walker) -> Expr:
-    """The expression with constants rounded to what a person would have written."""
-    fixed = walker.program.fixed
-
-    def snap(node: Expr) -> Expr | None:
-        return const(snapped(float(node.attr), fixed)) if node.op is Op.CONST and node.kind is Kind.FLOAT else None  # type: ignore[arg-type]
-
-    return transform(simplify(transform(e, snap)), _product_first)
-
-
-def _product_first(node: Expr) -> Expr | None:
-    """shift + s -> s + shift, s + -1.0 -> s - 1.0."""
-    if node.op is not Op.ADD or node.kind is not Kind.FLOAT:
-        return None
-    left, right = node.args
-    value = number(right)
-    if value is not None and value < 0:
-        return left - (-value)
-    return right + left if "s" in free_vars(right) and "s" not in free_vars(left) else None
-
-
-def snapped(x: float, fixed: dict[str, int]) -> float:
-    """A number of few digits, or a head dimension's root, within 1e-6 of x; else x."""
-    if not math.isfinite(x) or x == 0:
-        return x
-    roots = [s * size**-0.5 for size in fixed.values() for s in (1.0, -1.0)]
-    for root in roots:
-        if math.isclose(x, root, rel_tol=1e-6):
-            return root
-    for digits in range(1, 6):
-        short = float(f"{x:.{digits}g}")
-        if math.isclose(x, short, rel_tol=1e-6):
-            return short
-    return x
-
-
-def split_weight(weight: Expr) -> tuple[Expr, Expr]:
-    """(score, weight) of a weight over s: the score is the largest part that is linear in s and holds every s."""
-    best: Expr = S
-    for node in walk(weight):
-        if node.kind is Kind.FLOAT and _is_linear(node) and _only(weight, node):
-            best = node
-    rest = transform(weight, lambda e: S if e is best else None)
-    return best, rest
-
-
-def _is_linear(e: Expr) -> bool:
-    if e is S:
-        return True
-    if e.op in (Op.ADD, Op.SUB):
-        return any(_is_linear(a) and "s" not in free_vars(b) for a, b in (e.args, e.args[::-1]))
-    if e.op is Op.MUL:
-        return any(_is_linear(a) and number(b) is not None for a, b in (e.args, e.args[::-1]))
-    return False
-
-
-def _only(whole: Expr, part: Expr) -> bool:
-    """Whether every s of an expression lies in the part."""
-    marker = var("@part", Kind.FLOAT)
-    return "s" not in free_vars(replaced(whole, {part: marker}))
