@@ -31,7 +31,8 @@ TYPED = ("q", "k", "v", "o", "d_o")  # parameters of the spec's element type
 # Names that placing the sums adds
 PLACED = (
     "gradient", "before", "sums", "tables", "chunk", "step", "whole", "line_sums", "line_before", "tile_sum",
-    "whole_sum", "table_sum", "table_part", *(f"{letter}{n}" for letter in "tz" for n in range(8)),
+    "whole_sum", "table_sum", "table_part", "t", "place", "entry", "entry_sums", "hit", "hit_rows", "hit_sum",
+    *(f"{letter}{n}" for letter in "tz" for n in range(8)),
 )  # fmt: skip
 
 Pass = Callable[[Program, Backward], Program]

@@ -112,7 +112,7 @@ def place_lines(program: Program, target: Target) -> Program:
     tiles = infer(program).tiles[line]
     add = _second_grid(target, line, tiles)
     kept = Alloc("sums", DType.F32, tuple(_size(dim) for dim in sums.dims))
-    return _with_output(program, target, "sums", (kept, clear(OUT, target.dims), *program.body, add))
+    return with_output(program, target, "sums", (kept, clear(OUT, target.dims), *program.body, add))
 
 
 def _second_grid(target: Target, line: str, tiles: Tiles) -> Grid:
@@ -146,7 +146,7 @@ def _place_of_line(target: Target, line: str) -> Ref | None:
 
 def place_pairs(program: Program, target: Target) -> Program:
     """What each pair adds, added to where its indices point."""
-    main = next(s for s in program.body if isinstance(s, Grid) and _stores_pairs(s))
+    main = main_grid(program)
     owned = target.owned
     places = (owned.get("i"), owned.get("j"))
     others = [item for n, item in enumerate(target.term.indices) if n not in places]
@@ -174,15 +174,15 @@ def store_pairs(program: Program, main: Grid, target: Target) -> Program:
     axes = {i: TileAxis("m"), j: TileAxis("n")}
     place: tuple[Index, ...] = tuple(axes.get(n, item) for n, item in enumerate(target.term.indices))
     out = Ref(OUT, place)
-    body = _instead_of_pairs(main, _added(out, target, is_turned=j < i))
+    body = instead_of_pairs(main, _added(out, target, is_turned=j < i))
     tiles = main.extents[-1]
     assert isinstance(tiles, Tiles)
     cleared = TileLoop("n", infer(program).tiles["n"], (Store(out, const(0.0)),))
     if target.is_covered:
         grid = _grid(target.heads, body, ("m", tiles), order=main.order, before=(cleared,))
-        return _with_output(program, target, "pairs", _replaced(program, main, (grid,)))
+        return with_output(program, target, "pairs", _replaced(program, main, (grid,)))
     grid = _grid(target.heads, body, ("m", tiles), order=main.order)
-    return _with_output(program, target, "pairs", _replaced(program, main, (clear(OUT, target.dims), grid)))
+    return with_output(program, target, "pairs", _replaced(program, main, (clear(OUT, target.dims), grid)))
 
 
 def _added(out: Ref, target: Target, *, is_turned: bool) -> tuple[Statement, ...]:
@@ -205,12 +205,12 @@ def scatter_pairs(program: Program, main: Grid, target: Target) -> Program:
     tiles = main.extents[-1]
     assert isinstance(tiles, Tiles)
     add = _scatter(target.term.indices, var("ds", Kind.FLOAT))
-    body = _instead_of_pairs(main, (add,))
+    body = instead_of_pairs(main, (add,))
     if "i" in target.owned:
         grid = _grid(target.heads, body, ("m", tiles), order=main.order)
     else:
         grid = _grid(target.heads, (TileLoop("m", tiles, body),))
-    return _with_output(program, target, "pairs", _replaced(program, main, (clear(OUT, target.dims), grid)))
+    return with_output(program, target, "pairs", _replaced(program, main, (clear(OUT, target.dims), grid)))
 
 
 def scatter_chunks(program: Program, main: Grid, target: Target) -> Program:
@@ -232,15 +232,15 @@ def scatter_chunks(program: Program, main: Grid, target: Target) -> Program:
     number = apply(Op.FLOORDIV, tiles.extent + (tiles.tile - 1), tiles.tile)
     count = apply(Op.FLOORDIV, number - chunk + (CHUNKS - 1), CHUNKS)
     row = TileAt("m", tiles, chunk + var("step") * CHUNKS)
-    body = (RangeLoop("step", const(0), count, (row, *_instead_of_pairs(main, (add,)))),)
+    body = (RangeLoop("step", const(0), count, (row, *instead_of_pairs(main, (add,)))),)
     grid = _grid(target.heads, body, first=("chunk", const(CHUNKS)))
     dims = (const(CHUNKS), *(target.dims[n] for n in order))
     tables = Alloc("tables", DType.F32, dims)
-    new = (clear("tables", dims), grid, _add_tables(target, order))
-    return _with_output(program, target, "pairs", (tables, *_replaced(program, main, new)))
+    new = (clear("tables", dims), grid, add_tables(target, order))
+    return with_output(program, target, "pairs", (tables, *_replaced(program, main, new)))
 
 
-def _add_tables(target: Target, order: Sequence[int]) -> Grid:
+def add_tables(target: Target, order: Sequence[int]) -> Grid:
     """The grid that adds up the tables of all chunks, in ascending order."""
     names = [f"t{n}" for n in range(len(order))]
     last = order[-1]
@@ -258,6 +258,11 @@ def _add_tables(target: Target, order: Sequence[int]) -> Grid:
     return Grid(tuple(names[n] for n in order), extents, body)
 
 
+def main_grid(program: Program) -> Grid:
+    """The grid that stores what pairs give."""
+    return next(s for s in program.body if isinstance(s, Grid) and _stores_pairs(s))
+
+
 def _stores_pairs(grid: Grid) -> bool:
     found: list[Statement] = []
     edit_body(grid.body, lambda s: found.append(s) or s)  # type: ignore[func-returns-value]
@@ -268,7 +273,8 @@ def _is_pairs(statement: Statement) -> bool:
     return isinstance(statement, Store) and statement.target.name == "pairs"
 
 
-def _instead_of_pairs(main: Grid, add: tuple[Statement, ...]) -> tuple[Statement, ...]:
+def instead_of_pairs(main: Grid, add: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """The grid's body with other statements where it stores pairs."""
     return edit_body(main.body, lambda s: add if _is_pairs(s) else s)
 
 
@@ -298,9 +304,7 @@ def _grid(
     *, first: tuple[str, Expr] | None = None, order: str = "ascending", before: tuple[Statement, ...] = (),
 ) -> Grid:  # fmt: skip
     """A grid over those of b and h that an instance owns, with loops over the others in it, after what comes before."""
-    for name in reversed(EXTENTS):
-        if name not in heads:
-            body = (RangeLoop(name, const(0), EXTENTS[name], body),)
+    body = in_heads(heads, body)
     axes: list[tuple[str, Expr | Tiles]] = [] if first is None else [first]
     axes += [(name, EXTENTS[name]) for name in heads]
     axes += [] if last is None else [last]
@@ -308,7 +312,16 @@ def _grid(
     return Grid(tuple(name for name, _ in axes), tuple(extent for _, extent in axes), (*before, *body), order)
 
 
-def _with_output(program: Program, target: Target, old: str, body: tuple[Statement, ...]) -> Program:
+def in_heads(heads: Sequence[str], body: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """Statements in loops over those of b and h that are not in `heads`."""
+    for name in reversed(EXTENTS):
+        if name not in heads:
+            body = (RangeLoop(name, const(0), EXTENTS[name], body),)
+    return body
+
+
+def with_output(program: Program, target: Target, old: str, body: tuple[Statement, ...]) -> Program:
+    """The program with another body, and the gradient for its output `old`."""
     params = tuple(
         Param(OUT, DType.F32, target.tensor.dims, is_output=True) if p.name == old else p for p in program.params
     )
@@ -324,4 +337,7 @@ def _float(name: str) -> Expr:
     return var(name, Kind.FLOAT)
 
 
-__all__ = ["OUT", "Target", "clear", "place_sums"]
+__all__ = [
+    "CHUNKS", "EXTENTS", "OUT", "Target", "add_tables", "clear", "in_heads", "instead_of_pairs", "main_grid",
+    "place_sums", "with_output",
+]  # fmt: skip

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from ...ir.errors import LoweringError, UnsupportedSpec
+from ...ir.errors import LoweringError, ScheduleError, UnsupportedSpec
 from ...ir.gradient import Backward, Term
 from ...ir.printer import print_expr
 from ...ir.program import Program, ScatterAdd, statements
 from ...ir.spec import AttentionSpec
 from ...ir.transfer import pack_operands, retile, set_launch
-from ...ir.transfer.captured import form_of, transfer_captured
+from ...ir.transfer.captured import PAIRS, form_of, transfer_captured
 from ...ir.transfer.captured_places import OUT, Target, place_sums
+from ...ir.transfer.captured_tables import gather_pairs
 from ...lowering import TARGETS
 from ...schedules.tuning import choose_backward
 from ..arguments import bind_sizes
@@ -71,15 +72,24 @@ def compile_term(
     with stages.stage("transfer"):
         program, renamed = transfer_captured(reference_program(form_of(gradient.terms[place[1]])), backward, *place)
         known = renamed.captured[place[0]]
-        program = set_launch(retile(program, _tiles(program, dict(how.tiles))), how.warps, how.stages)
-        program = place_sums(program, Target(known.tensor, known.terms[place[1]]))
+        sums = set_launch(retile(program, _tiles(program, dict(how.tiles))), how.warps, how.stages)
+        where = Target(known.tensor, known.terms[place[1]])
+        program = place_sums(sums, where)
         program = pack_operands(program) if how.is_packed else program
     try:
         return lower_program(program, target, arch, spec=renamed.spec, stages=stages)
     except LoweringError as error:
         if not _scatters(program):
             raise
-        raise _refusal(gradient.tensor.name, gradient.terms[place[1]], target) from error
+        refusal = _refusal(gradient.tensor.name, gradient.terms[place[1]], target)
+        if form_of(where.term) != PAIRS:
+            raise refusal from error
+    try:
+        with stages.stage("transfer"):
+            program = gather_pairs(sums, where)
+        return lower_program(program, target, arch, spec=renamed.spec, stages=stages)
+    except ScheduleError as error:
+        raise refusal from error
 
 
 def _tiles(program: Program, wanted: dict[str, int]) -> dict[str, int]:

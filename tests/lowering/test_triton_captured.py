@@ -18,11 +18,11 @@ from ..kernels import captured_variants as variants
 from ..kernels.captured_variants import SQUARE, VARIANTS, draw
 
 WIDTH = 16
-QUICK = (variants.grouped_bias, variants.turned_bias, variants.key_bias, variants.slopes, variants.sinks, variants.relu_share)
+QUICK = (variants.grouped_bias, variants.turned_bias, variants.key_bias, variants.slopes, variants.sinks, variants.relu_share, variants.buckets)
 SLOW = (
     variants.whole_bias, variants.shared_bias, variants.both_ways, variants.row_temperature, variants.row_and_key,
     variants.grouped_slopes, variants.softcap, variants.coefficients, variants.gate, variants.mixed_gate,
-    variants.sigmoid_bias,
+    variants.sigmoid_bias, variants.relative,
 )  # fmt: skip
 
 
