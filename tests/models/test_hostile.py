@@ -155,7 +155,7 @@ def test_a_server_that_never_answers_costs_no_more_than_the_budget(task, tmp_pat
 
     begin = time.monotonic()
     with serving(in_turn(DOWN[case])) as server, pytest.raises(TransferFailed) as failure:
-        engine(server.url, tmp_path, samples=2, seconds=1.5, patience=Patience(1000, 0.4, 0.01)).transfer(task)
+        engine(server.url, tmp_path, samples=2, seconds=0.8, patience=Patience(1000, 0.3, 0.01)).transfer(task)
     assert time.monotonic() - begin < 20.0  # a bound: without the budget it would take a thousand tries
     assert failure.value.transcript is not None
     events = [json.loads(line)["event"] for line in Path(failure.value.transcript).read_text().splitlines()]

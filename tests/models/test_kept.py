@@ -62,6 +62,7 @@ def test_a_run_that_was_killed_while_it_wrote(task, tmp_path: Path) -> None:
     assert len(server.requests) == 2, "half an answer counts as none"
     kept = path.read_bytes().splitlines()
     assert json.loads(kept[-1])["outcome"] == "accepted"
+    assert json.loads(kept[answer + 1])["event"] == "start", "the half line has a line of its own"
 
 
 def test_money_of_earlier_runs_is_spent(task, tmp_path: Path) -> None:
