@@ -112,8 +112,8 @@ def _check_three(named: SpecSource) -> None:
 def size_keywords(make: Callable[..., Any], *, is_scaled: bool = False) -> dict[str, tuple[Any, ...]]:
     """Values of the calls for keywords with integer defaults (or tuples of them) that are sizes.
 
-    Head counts grow by factors, so that their ratios stay; other sizes by what makes them odd, or by factors as well;
-    head dimensions, page sizes and seeds stay.
+    Head counts grow by factors, so that their ratios stay; other sizes are made odd, or grow by factors as well; head
+    dimensions, page sizes and seeds stay.
     """
     few, many, rows = itertools.cycle(SMALL_STEPS), itertools.cycle(STEPS), itertools.cycle(FACTORS[1:])
     found: dict[str, tuple[Any, ...]] = {}
@@ -126,12 +126,17 @@ def size_keywords(make: Callable[..., Any], *, is_scaled: bool = False) -> dict[
             if is_heads or is_scaled:
                 found[name] = tuple(value * factor for factor in (FACTORS[0] if is_heads else next(rows)))
             else:
-                step = next(few if value < SMALL else many)
-                found[name] = tuple(value + turn * (step + turn) for turn in range(TURNS))
+                found[name] = _odd(value, next(few if value < SMALL else many))
         elif isinstance(value, (tuple, list)) and value and all(type(item) is int for item in value):
             more = [*value, *(value[turn % len(value)] + next(many) for turn in range(TURNS - 1))]
             found[name] = tuple(type(value)(more[: len(value) + turn]) for turn in range(TURNS))
     return found
+
+
+def _odd(value: int, step: int) -> tuple[int, ...]:
+    """A size and larger ones; odd where it is no small count, so that kernels see uneven sizes in every call."""
+    grown = [value + turn * (step + turn) for turn in range(TURNS)]
+    return tuple(grown if value < SMALL else [size | 1 for size in grown])
 
 
 def scaled(example: Tensors) -> list[Tensors]:

@@ -98,19 +98,39 @@ def lift(function: Callable[..., Any], example: Sequence[Any] | None = None) -> 
         if example is None:
             raise UnsupportedSpec("lift of a PyTorch function needs example=(q, k, v, *captured)")
         return trace(function, example, Stages()).spec
-    name = function.__name__
-    rows = [scaled(tuple(example))] if example is not None else None
-    return _recognised(_lifted(SpecSource(function, sys.modules[function.__module__], name), rows))
+    named = SpecSource(function, sys.modules[function.__module__], function.__name__)
+    return _understood(named, None if example is None else [scaled(tuple(example))])
 
 
 def _lift_launcher(named: SpecSource, *, is_raw: bool) -> LiftedText:
     """The program of a launcher's kernels as text."""
-    lifted = _lifted(named)
-    if is_raw:
-        return LiftedText(lifted.program.name, "program", print_program(lifted.program), tuple(lifted.notes))
-    found = _recognised(lifted)
+    found = _understood(named)
+    program = found.raw if is_raw else found.program
     computes = None if found.spec is None else print_spec(found.spec)
-    return LiftedText(found.program.name, "program", print_program(found.program), found.notes, computes)
+    return LiftedText(program.name, "program", print_program(program), found.notes, computes)
+
+
+def _understood(named: SpecSource, rows: list[list[tuple[Any, ...]]] | None = None) -> LiftedKernel:
+    """Lifted with the first examples of which a program comes that can be recognised.
+
+    Where there are none such, the first program; where there is none, what was wrong with the first examples.
+    """
+    from ..ir.lift.triton import lift_triton
+
+    lifted: list[LiftedKernel] = []
+    failures: list[UnsupportedKernel] = []
+    for examples in rows or lifting_examples(named):
+        try:
+            found = _recognised(lift_triton(named.function, examples, named.name))
+        except UnsupportedKernel as error:
+            failures.append(error)
+            continue
+        if found.spec is not None:
+            return found
+        lifted.append(found)
+    if not lifted:
+        raise failures[0]
+    return lifted[0]
 
 
 def _recognised(lifted: Lifted) -> LiftedKernel:
@@ -123,16 +143,3 @@ def _recognised(lifted: Lifted) -> LiftedKernel:
     except ScheduleError as error:
         return LiftedKernel(raw, raw, None, (*notes, f"not recognised: {error}"), tuple(lifted.ttir))
     return LiftedKernel(found.program, raw, found.spec, (*notes, *found.notes), tuple(lifted.ttir))
-
-
-def _lifted(named: SpecSource, rows: list[list[tuple[Any, ...]]] | None = None) -> Lifted:
-    """Lifted with the first examples that suit the launcher; where none do, what was wrong with the first."""
-    from ..ir.lift.triton import lift_triton
-
-    failures: list[UnsupportedKernel] = []
-    for examples in rows or lifting_examples(named):
-        try:
-            return lift_triton(named.function, examples, named.name)
-        except UnsupportedKernel as error:
-            failures.append(error)
-    raise failures[0]
