@@ -22,6 +22,7 @@ from .spec import SIZES, AttentionSpec, Dim, Normaliser, NormaliserKind, TensorS
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_NESTING = 80
+MOST_SIZE = 1 << 31
 Result = TypeVar("Result")
 KINDS = {kind.value: kind for kind in Kind}
 
@@ -45,6 +46,8 @@ def _located(text: str, read: Callable[[ast.FunctionDef], Result]) -> Result:
         if error.text is None and 1 <= error.line <= len(lines):
             raise ParseError(error.line, error.column, error.found, error.wanted, lines[error.line - 1]) from None
         raise
+    except RecursionError:
+        raise ParseError(1, 1, "nesting too deep", "expressions that are named part by part") from None
 
 
 def _only_function(text: str) -> ast.FunctionDef:
@@ -58,11 +61,15 @@ def _only_function(text: str) -> ast.FunctionDef:
     except SyntaxError as error:
         raise ParseError(error.lineno or 1, error.offset or 1, str(error.msg), "program text") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ParseError(1, 1, f"text that Python cannot parse ({type(error).__name__})", "program text") from None
+        raise ParseError(1, 1, f"{_unparsable(error)}", "program text") from None
     if len(module.body) != 1 or not isinstance(module.body[0], ast.FunctionDef):
         node = module.body[1] if len(module.body) > 1 else module
         raise fail(node, "something that is not a single function", "one decorated function")
     return module.body[0]
+
+
+def _unparsable(error: Exception) -> str:
+    return "nesting too deep" if isinstance(error, RecursionError) else f"no Python ({type(error).__name__})"
 
 
 def _check_nesting(text: str) -> None:
@@ -88,7 +95,8 @@ def _header(node: ast.FunctionDef, word: str) -> dict[str, int | None]:
     for option in call.keywords:
         value = option.value.value if isinstance(option.value, ast.Constant) else None
         is_free = isinstance(option.value, ast.Name) and option.value.id == "size"
-        if option.arg is None or option.arg in RESERVED or not (is_free or (type(value) is int and value > 0)):
+        is_size = is_free or (type(value) is int and 0 < value < MOST_SIZE)
+        if option.arg is None or option.arg in RESERVED or not is_size:
             raise fail(option.value, "a size of this form", "NAME=positive integer, or NAME=size for one of the run")
         sizes[option.arg] = value if type(value) is int else None
     return sizes
@@ -134,7 +142,7 @@ def dims_of(kind: ast.Subscript) -> list[ast.expr]:
 def _dim(node: ast.expr) -> Dim:
     if isinstance(node, ast.Name) and node.id not in RESERVED:
         return node.id
-    if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 0:
+    if isinstance(node, ast.Constant) and type(node.value) is int and 0 < node.value < MOST_SIZE:
         return node.value
     raise fail(node, "a dimension of this form", "a size's name or a positive integer")
 

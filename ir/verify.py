@@ -128,11 +128,21 @@ def _binds_before(statement: Statement) -> set[str]:
 
 def _calls_fit(context: Context) -> Iterator[Breach]:
     regions = {region.name: region for region in context.program.regions}
+    for path, expr in _evaluated(context):
+        for node in walk(expr):
+            if node.op is Op.CALL:
+                yield from ((reason, path) for reason in _call_breaches(node, regions))
+    for region in context.program.regions:
+        for node in walk(region.body):
+            if node.op is Op.CALL:
+                yield from ((f"region {region.name}: {reason}", None) for reason in _call_breaches(node, regions))
+
+
+def _evaluated(context: Context) -> Iterator[tuple[Path, Expr]]:
+    """Every expression that a statement evaluates, the dims of buffers too."""
     for path, statement in context.placed:
-        for expr in expressions(statement):
-            for node in walk(expr):
-                if node.op is Op.CALL:
-                    yield from ((reason, path) for reason in _call_breaches(node, regions))
+        dims = statement.dims if isinstance(statement, Alloc) else ()
+        yield from ((path, expr) for expr in (*expressions(statement), *dims))
 
 
 def _call_breaches(node: Expr, regions: Mapping[str, Region]) -> Iterator[str]:
@@ -152,9 +162,8 @@ def _call_breaches(node: Expr, regions: Mapping[str, Region]) -> Iterator[str]:
 
 def _loads_fit(context: Context) -> Iterator[Breach]:
     tensors = context.shapes.tensors
-    for path, statement in context.placed:
-        for expr in expressions(statement):
-            yield from ((reason, path) for reason in _load_breaches(expr, context.shapes, set(tensors)))
+    for path, expr in _evaluated(context):
+        yield from ((reason, path) for reason in _load_breaches(expr, context.shapes, set(tensors)))
     for region in context.program.regions:
         for reason in _load_breaches(region.body, context.shapes, set(tensors)):
             yield f"region {region.name}: {reason}", None

@@ -47,6 +47,8 @@ def scalar_of(worker: Worker, expr: Expr) -> int:
     value = value_of(worker, expr)
     if value.axes:
         raise ProgramError("types", f"wanted a single number, got a tile with axes {list(value.axes)}", worker.line)
+    if value.values.dtype.kind == "f":
+        raise ProgramError("types", f"wanted an integer, got the float {float(value.values):g}", worker.line)
     return int(value.values)
 
 

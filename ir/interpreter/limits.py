@@ -17,7 +17,7 @@ from ..shapes import Shapes, infer
 @dataclass(frozen=True, slots=True)
 class Limits:
     """steps: statements executed, and instances or workers started; elements: of tiles and buffers held at once, and of
-    the intermediate results of one expression; seconds: of the run.
+    the intermediate results of one expression; seconds: of the run, of one processor.
     """
 
     steps: int = 100_000
@@ -28,7 +28,7 @@ class Limits:
 class Meter:
     """Counts what a run takes and stops it at its limits; without limits it never does."""
 
-    def __init__(self, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits | None = None, clock: Callable[[], float] = time.thread_time) -> None:
         self.limits = limits
         self._clock = clock
         self._end = clock() + limits.seconds if limits else 0.0

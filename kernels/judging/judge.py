@@ -34,7 +34,7 @@ class ProgramJudge:
         self,
         claim: Claim,
         limits: JudgeLimits | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.thread_time,
         inputs: Sequence[Inputs] | None = None,
     ) -> None:
         """inputs: what candidates are tried on (None: the list that the claim gives)."""
@@ -58,9 +58,9 @@ class ProgramJudge:
 
     def judge(self, text: str) -> Verdict:
         """The verdict on program text; never raises for what the text says."""
-        started = self._clock()
+        started = time.monotonic()
         verdict = self._judge_text(text)
-        return replace(verdict, seconds=self._clock() - started)
+        return replace(verdict, seconds=time.monotonic() - started)
 
     def signature(self, text: str) -> tuple[str, ...]:
         """What a candidate does on the cases, one word each; empty for text that is no program."""

@@ -16,7 +16,9 @@ TORCH_LOCK = threading.RLock()  # the oracle changes torch's default element typ
 
 @dataclass(frozen=True, slots=True)
 class JudgeLimits:
-    """text_bytes: of a candidate. run: of one run of a program. seconds: of all cases of one candidate.
+    """Seconds are those of a processor, so that a busy machine does not change a verdict.
+
+    text_bytes: of a candidate. run: of one run of a program. seconds: of all cases of one candidate.
 
     runs, seconds_to_shrink: of the search for a smaller counter-example. seeds: interleavings of programs in which
     something is concurrent within an instance or across instances.
@@ -36,7 +38,7 @@ class Allowance:
 
     runs: int
     seconds: float
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.thread_time
     used: int = 0
     _start: float = field(init=False)
 

@@ -145,14 +145,14 @@ def nested(random: Random) -> str:
                     for n in range(min(depth, 400)))  # fmt: skip
     steps = min(depth, 60)
     chain = "".join(
-        f"    def f{n + 1}(s: float):\n        return f{n}(s + 1.0) + f{n}(s + {n}.5)\n\n" for n in range(steps)
+        f"    def fn{n + 1}(s: float):\n        return fn{n}(s + 1.0) + fn{n}(s + {n}.5)\n\n" for n in range(steps)
     )
     text = random.choice(VALID).replace("        return s\n", random.choice([
         f"        return {value}\n",
         f"        t0 = s\n{parts}        return t{min(depth, 400)}\n",
-        f"        return f{steps}(s)\n",
+        f"        return fn{steps}(s)\n",
     ]))  # fmt: skip
-    text = text.replace("):\n    def ", f"):\n    def f0(s: float):\n        return s\n\n{chain}    def ", 1)
+    text = text.replace("):\n    def ", f"):\n    def fn0(s: float):\n        return s\n\n{chain}    def ", 1)
     if random.random() < 0.2:
         text += "".join("    " * (level + 1) + "if True:\n" for level in range(min(depth, 99)))
     return text
