@@ -17,6 +17,7 @@ from .recognition.emit import Emitter
 from .recognition.specify import understand
 from .recognition.walk import Walker
 from .rules import transfer
+from .scratch import forward_scratch
 
 __all__ = ["Recognised", "is_reference", "recognise"]
 
@@ -57,6 +58,7 @@ def recognise(program: Program) -> Recognised:
     what is not understood or does not compute attention; ProgramError for a program that is not valid.
     """
     verify(program)
+    program = forward_scratch(program)
     walker = Walker(program)
     walker.run()
     understood = understand(walker)
