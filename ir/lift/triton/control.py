@@ -75,9 +75,11 @@ def read_for(reader: Reader, operation: Operation) -> None:
     name = reader.names.fresh("step")
     outside, reader.body = reader.body, body
     block = operation.regions[0][0]
-    for inner_operation in block.operations[:-1]:
-        reader.operation(inner_operation)
-    results = block.operations[-1].operands
+    for inner_operation in block.operations:
+        if inner_operation.name != "scf.yield":
+            reader.operation(inner_operation)
+    last = block.operations[-1]
+    results = last.operands if last.name == "scf.yield" else []
     if len(results) != len(formal):
         raise reader.fail(operation, "a loop that yields something else than it carries")
     yields = dict(zip(formal, results, strict=True))

@@ -30,6 +30,7 @@ from .elementwise import folded
 from .grids import Roles
 from .places import TensorInfo, axis_terms, conjunction, is_lower_bound, upper_limit
 from .poly import Poly, added, multiplied, scaled, to_expr
+from .sizes import ceil_div
 from .values import ELEMENTS, Access, Assign, Branch, Constant, Item, Loop, Product, Reduction
 
 
@@ -122,9 +123,26 @@ class Emitter(Roles):
             start = to_expr(found[0])
             self.integers.meaning[loop.token] = var(loop.name) - start
             stop = loop.high if loop.step is const(1) else (loop.high + loop.step - 1) // loop.step
-            return start, stop
+            return start, self._clipped(loop, stop)
         self.integers.meaning[loop.token] = var(loop.name)
         return const(0), to_expr(self._trips(loop))
+
+    def _clipped(self, loop: Loop, stop: Expr) -> Expr:
+        """A loop's end, not past the last tile that it binds."""
+        for axis in self.placed.get(loop.token, ()):
+            assert axis.extent is not None
+            if self.integers.poly(to_expr(axis.number)) != {(var(loop.name),): 1} or loop.step is not const(axis.width):
+                continue
+            high, end = to_expr(self.integers.poly(loop.high)), to_expr(self.integers.poly(axis.extent))
+            starts = {  # where a grid's tile of the same dimension begins lies before its end
+                to_expr({(self.integers.meaning[leaf],): tiles.tile})
+                for leaf, tiles in self.bound_by_grid.items() if tiles.extent is axis.extent
+            }  # fmt: skip
+            if high is end or high in starts or (high.op is Op.MIN and end in high.args):
+                continue
+            self.reader.note(f"tiles past the end of a dimension are not visited by the loop at {loop.place}")
+            return apply(Op.MIN, stop, ceil_div(axis.extent, axis.width))
+        return stop
 
     def _tile_statements(self, scope: str) -> list[Statement]:
         found: list[Statement] = []
@@ -287,7 +305,24 @@ class Emitter(Roles):
         """An expression in the program's names: places as indices, whole dimensions' bounds left out."""
         expr = self._without_whole(expr)
         simple = self.integers.simplify(expr)
-        return transform(simple, self._element)
+        return transform(transform(simple, self._element), self._unguarded)
+
+    def _unguarded(self, node: Expr) -> Expr | None:
+        """Masks of loads inside conditions that ask the same, or about rows that a grid never stores, are left out."""
+        if node.op is Op.SELECT and node.args[1].op is Op.LOAD and node.args[2].op is Op.CONST:
+            ends = {apply(Op.LT, index(str(self.integers.meaning[leaf].attr)), tiles.extent)
+                    for leaf, tiles in self.bound_by_grid.items()}  # fmt: skip
+            return node.args[1] if node.args[0] in ends else None
+        if node.op is not Op.AND:
+            return None
+        asked = set(conjunction(node))
+
+        def plain(inner: Expr) -> Expr | None:
+            is_guard = inner.op is Op.SELECT and inner.args[0] in asked and inner.args[1].op is Op.LOAD
+            return inner.args[1] if is_guard else None
+
+        new = transform(node, plain)
+        return None if new is node else new
 
     def _without_whole(self, expr: Expr) -> Expr:
         """Conditions that hold for every element of a whole dimension are true."""

@@ -38,7 +38,7 @@ def decompose(tensor: TensorInfo, offset: Expr, integers: Integers, sizes: froze
             position, left, factor = _dimension(tensor, term, coefficient, sizes)
             indices[position] = added(indices[position], {left: factor})
         if not _split_one(tensor, indices, integers):
-            return indices
+            return _carried_over(tensor, indices, integers)
     raise UnsupportedKernel(f"an index of {tensor.name} cannot be told from its neighbours")
 
 
@@ -75,6 +75,36 @@ def _split_one(tensor: TensorInfo, indices: list[Poly], integers: Integers) -> b
             if size != whole and size != {(): 1} and integers.split(name, size):
                 return True
     return False
+
+
+def _carried_over(tensor: TensorInfo, indices: list[Poly], integers: Integers) -> list[Poly]:
+    """A number that runs over two dimensions at once, computed in the kernel, is their quotient and rest."""
+    for inner in range(len(indices) - 1, 0, -1):
+        index, outer = indices[inner], inner - 1
+        if indices[outer] or tensor.dims[outer] is const(1) or set(index) <= {()} or axis_terms(index):
+            continue
+        size = integers.poly(tensor.dims[inner])
+        follows = integers.poly(tensor.strides[inner].expr() * tensor.dims[inner])
+        if follows != integers.poly(tensor.strides[outer].expr()) or _stays_below(index, size, integers):
+            continue
+        whole = to_expr(index)
+        indices[outer] = integers.poly(integers.divide(whole, tensor.dims[inner], is_rest=False))
+        indices[inner] = integers.poly(integers.divide(whole, tensor.dims[inner], is_rest=True))
+    return indices
+
+
+def _stays_below(index: Poly, size: Poly, integers: Integers) -> bool:
+    """Whether an index is a number of instances of its dimension, or of groups of them."""
+    if len(index) != 1:
+        return False
+    ((term, _),) = index.items()
+    if len(term) != 1:
+        return False
+    atom = term[0].args[0] if term[0].op is Op.FLOORDIV else term[0]
+    extent = integers.extents.get(str(atom.attr)) if atom.op is Op.VAR else None
+    if atom is not term[0]:
+        return extent is not None
+    return extent is not None and integers.poly(extent) == size
 
 
 # Masks

@@ -111,11 +111,17 @@ def _tiled(finders: Sequence[AxisFinder], sizes: frozenset[str]) -> tuple[set[tu
                     axis = finder.axis(token)
                     if axis.is_whole or str(dim.attr) not in sizes:
                         continue
-                    if any(node.op in (Op.LOAD, Op.MOD) for term in index for atom in term for node in walk(atom)):
+                    inner = {node.op for term in index for atom in term for node in walk(atom)}
+                    is_remainder = item.op is Op.MOD and item.args[1] is dim
+                    if Op.LOAD in inner or (is_remainder and _reads_tables(access.indices)):
                         computed.add((tensor.name, str(dim.attr)))
-                    elif axis.number:
+                    elif is_remainder or (axis.number and index.get((var(token),)) == 1):
                         direct.add((tensor.name, str(dim.attr)))
     return direct, computed - direct
+
+
+def _reads_tables(indices: Sequence[Expr]) -> bool:
+    return any(node.op is Op.LOAD for item in indices for node in walk(item))
 
 
 def whole_names(

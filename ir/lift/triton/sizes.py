@@ -118,13 +118,20 @@ class SizeTable:
             for offset in (-1, 1):
                 yield var(name) + offset, tuple(v + offset for v in there)
 
+    def _ratios(self) -> list[tuple[Expr, Values]]:
+        """Sizes divided by sizes that divide them: query heads of a key head."""
+        return [
+            (var(a) // var(b), tuple(p // q for p, q in zip(x, y, strict=True)))
+            for (a, x), (b, y) in itertools.permutations(self.values.items(), 2)
+            if all(q and p % q == 0 for p, q in zip(x, y, strict=True))
+        ]
+
     def _quotients(self) -> Iterator[tuple[Expr, Values]]:
         """Ratios of sizes, counts of blocks, counts of blocks of parts, rounded-up sizes."""
-        for (a, x), (b, y) in itertools.permutations(self.values.items(), 2):
-            if all(q and p % q == 0 for p, q in zip(x, y, strict=True)):
-                yield var(a) // var(b), tuple(p // q for p, q in zip(x, y, strict=True))
+        yield from self._ratios()
         blocks = self.blocks
         bases = [(var(name), there) for name, there in self.values.items()]
+        bases += [(ratio * size, _times(x, y)) for (ratio, x), (size, y) in itertools.product(self._ratios(), bases)]
         for (expr, there), block in itertools.product(bases, blocks):
             yield ceil_div(expr, block), tuple(-(-v // block) for v in there)
         for (expr, there), parts, block in itertools.product(bases, blocks, blocks):
@@ -137,6 +144,10 @@ class SizeTable:
 def ceil_div(value: Expr, block: int) -> Expr:
     """The number of blocks of `block` that cover `value`."""
     return (value + (block - 1)) // const(block)
+
+
+def _times(x: Values, y: Values) -> Values:
+    return tuple(p * q for p, q in zip(x, y, strict=True))
 
 
 def _ratio(values: Values, there: Values) -> int | None:
