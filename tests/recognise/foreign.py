@@ -75,6 +75,18 @@ COMPUTED = {
     "running_lse": scaled("flash_one"),
     "split_lse": scaled("split_kv"),
     "varlen_causal": scaled("varlen", keep=COLUMN <= ROW),
+    "if_mask": scaled("if_mask", keep=COLUMN <= ROW, requires=SQUARE),
+    "mask_tensor": scaled(
+        "mask_tensor", captured=(TensorSpec("mask", DType.BOOL, ("B", "M", "N")), TensorSpec("lens", I32, ("B",))),
+        keep=load("mask", (BATCH, ROW, COLUMN), Kind.BOOL)
+        & apply(Op.LT, COLUMN, apply(Op.MIN, var("N"), load("lens", (BATCH,), Kind.INT))),
+    ),
+    "head_loop": scaled("head_loop"),
+    "dropout_after": scaled(
+        "after", captured=(TensorSpec("w", F32, ("M", "N")),),
+        normaliser=Normaliser(after=load("w", (ROW, COLUMN), Kind.FLOAT)),
+    ),
+    "window_three": scaled("window_three", keep=(ROW <= COLUMN + 200) & (COLUMN <= ROW), requires=SQUARE),
     "no_maximum": scaled(
         "no_maximum", group=2, captured=(TensorSpec("prefix", I32, ("B",)),),
         keep=(COLUMN <= ROW) | apply(Op.LT, COLUMN, load("prefix", (BATCH,), Kind.INT)),

@@ -79,7 +79,7 @@ def test_tiles_loops_and_order_are_the_experts(name: str) -> None:
     loops = [s for s in statements(made.body) if isinstance(s, TileLoop)]
     text = str(raw)
     assert {f"{loop.tiles.tile}, " in text or f"{loop.tiles.tile})" in text for loop in loops} == {True}
-    assert len(loops) == {"causal_two_loops": 2, "two_pass": 2}.get(name, 1)
+    assert len(loops) == {"causal_two_loops": 2, "two_pass": 2, "window_three": 2}.get(name, 1)
 
 
 def test_the_descending_loop_stays_descending() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from foreign import COMPUTED, TARGETS, program
 
+from tilewright.ir.errors import VerificationError
 from tilewright.ir.parser import parse_program
 from tilewright.ir.printer import print_spec
 from tilewright.ir.spec import AttentionSpec, NormaliserKind
@@ -72,3 +73,32 @@ def test_canonical_programs_stay_as_they_are(name: str) -> None:
 def test_generated_programs_are_read_back(spec: str) -> None:
     made = transfer(reference_program(), TARGETS[spec])
     assert print_spec(with_sizes_of(recognise(made).spec, TARGETS[spec])) == print_spec(TARGETS[spec])
+
+
+def test_a_spec_that_is_not_the_programs_is_not_confirmed() -> None:
+    raw = program("window_gqa")
+    found = recognise(raw)
+    wrong = replace(found, spec=replace(found.spec, keep=COMPUTED["causal_two_loops"].keep))
+    with pytest.raises(VerificationError, match=r"the program gives .* where the spec window_kernel gives"):
+        confirm(raw, wrong)
+
+
+def test_a_canonical_program_that_is_not_the_programs_is_not_confirmed() -> None:
+    raw = program("window_gqa")
+    found = recognise(raw)
+    wrong = replace(found, program=transfer(raw, replace(found.spec, score=found.spec.score * 2.0)))
+    with pytest.raises(VerificationError, match="its canonical program gives"):
+        confirm(raw, wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("causal_two_loops", "log-sum-exp is in base 2"),
+        ("no_maximum", "no running maximum"),
+        ("split_lse", "parts of the keys that have none"),
+        ("window_three", "1 of 3 loops over keys are joined"),
+    ],
+)
+def test_what_is_not_in_the_spec_is_noted(name: str, note: str) -> None:
+    assert any(note in one for one in recognise(program(name)).notes)

@@ -237,6 +237,8 @@ def _factors(head: Expr) -> list[Expr]:
 def _is_slot(slot: Expr, size: Expr, walker: Walker, plain: object) -> bool:
     """Whether slot counts the heads of a group: a tile index over `size` rows, or packed rows x // R over size * R."""
     x, rows = (slot.args[0], slot.args[1]) if slot.op is Op.FLOORDIV else (slot, const(1))
+    if x.op is Op.VAR and str(x.attr) in walker.ranges:
+        return polynomial(plain(walker.ranges[str(x.attr)])) == polynomial(size * rows)  # type: ignore[operator]
     if x.op is not Op.INDEX:
         return False
     binding = next((b for b in walker.axes if b.axis == x.attr), None)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ...algebra import simplify
 from ...domain.fold import all_of, any_of, conjuncts, negated
-from ...expr import COMPARISON, Expr, Op, apply, const, free_vars, substitute, var, walk
+from ...dtypes import Kind
+from ...expr import COMPARISON, Expr, Op, apply, const, free_vars, substitute, transform, var, walk
 from ...integers import expression, polynomial
 from .prover import implies, is_impossible
 
@@ -52,19 +53,20 @@ class Cover:
     needs: Expr = TRUE
 
 
-def cover(loops: Sequence[Swept], facts: Sequence[Expr]) -> Cover | None:
+def cover(loops: Sequence[Swept], facts: Sequence[Expr], *, is_sum: bool) -> Cover | None:
     """The keys that loops keep together, each once; None where a key may count twice, or nothing can be proved.
 
-    `facts` hold for rows that are stored.
+    `facts` hold for rows that are stored. `is_sum`: weights alone are summed, so that keys past the end, whose rows of
+    v are zero, must be left out.
     """
     known, effects = _effects(loops)
     facts = [*facts, *known, const(0) <= J]
     needs = const(True)
     for loop, effect in zip(loops, effects, strict=True):
-        if not implies([*facts, effect], loop.tail):
+        if is_sum and not implies([*facts, effect], loop.tail):
             needs = all_of(needs, apply(Op.EQ, loop.extent % loop.tile, 0))
     inside = [*facts, *(loop.tail for loop in loops[:1])]
-    if needs is not const(True):
+    if needs is not TRUE or not is_sum:
         effects = [all_of(effect, loop.tail) for loop, effect in zip(loops, effects, strict=True)]
     size = None
     if loops[0].split is not None:
@@ -109,9 +111,17 @@ def _candidates(loops: Sequence[Swept]) -> list[Expr]:
     """Masks that may be what the loops keep, the likeliest first: without tests of the end, and of splits."""
     masks = [_plain(loop.mask, loop) for loop in loops]
     domains = [_plain(loop.domain, loop) for loop in loops if loop.domain is not None]
-    every = [*masks, *domains, all_of(*masks), any_of(*masks)]
+    chosen = [choice for mask in masks for choice in _branches(mask)]
+    every = [*chosen, *masks, *domains, all_of(*masks), any_of(*masks)]
     ordered = sorted(dict.fromkeys(every), key=lambda e: (e is not const(True), every.index(e)))
     return ordered if const(True) in ordered else [const(True), *ordered]
+
+
+def _branches(mask: Expr) -> list[Expr]:
+    """A mask that is applied to some tiles alone, as if it were to all: where(c, a, b) as a, as b."""
+    choices = [node for node in walk(mask) if node.op is Op.SELECT and node.kind is Kind.BOOL]
+    choices += [node for node in walk(mask) if node.op is Op.OR]
+    return [simplify(transform(mask, lambda e, c=c, b=b: b if e is c else None)) for c in choices for b in c.args[-2:]]  # type: ignore[misc]
 
 
 def _plain(mask: Expr, loop: Swept) -> Expr:

@@ -16,8 +16,8 @@ from ...expr import Expr, Op, apply, call, const, index, var, walk
 from ...integers import polynomial
 from ...printer import Path, print_expr
 from ...program import Block, If, RangeLoop, Statement, TileLoop, statements
-from .forms import DEGENERATE, LOG2E, UNIT, Form, Term, is_indicator, number
-from .walk import Fold, LoopInfo, Scope, Walker
+from .forms import DEGENERATE, LOG2E, UNIT, Form, Term, is_indicator, number, replaced
+from .walk import Binding, Fold, LoopInfo, Scope, Walker
 
 
 def run_loop(walker: Walker, s: TileLoop | RangeLoop, path: Path, scope: Scope) -> None:
@@ -76,6 +76,8 @@ def _range_loop(walker: Walker, s: RangeLoop, path: Path, scope: Scope) -> LoopI
     start, stop = (walker.value(e, scope, path) for e in (s.start, s.stop))
     step = var(f"{s.name}@{'x'.join(map(str, path))}")
     scope.env[s.name] = step
+    if start is const(0):
+        walker.ranges[str(step.attr)] = stop
     before = dict(scope.tiles)
     walker.body(s.body, path, scope)
     bound = {n: b for n, b in scope.tiles.items() if before.get(n) is not b and step in set(walk(b.number))}
@@ -86,24 +88,30 @@ def _range_loop(walker: Walker, s: RangeLoop, path: Path, scope: Scope) -> LoopI
             path, f"the loop binds the tiles of {sorted(bound)}; one tile variable a loop is understood"
         )
     (binding,) = bound.values()
-    return _numbered(walker, path, step, (start, stop), binding)
+    loop, at = _numbered(walker, path, step, (start, stop), binding)
+    own = {step: at}  # of a key, which iteration is that of its tile
+    scope.env.update({name: replaced(e, own) for name, e in scope.env.items()})
+    walker.hidden = [(found, replaced(e, own), where) for found, e, where in walker.hidden]
+    return loop
 
 
-def _numbered(walker: Walker, path: Path, step: Expr, ends: tuple[Expr, Expr], binding: object) -> LoopInfo:
+def _numbered(
+    walker: Walker, path: Path, step: Expr, ends: tuple[Expr, Expr], binding: Binding
+) -> tuple[LoopInfo, Expr]:
     """number = step + c or c - step: the step of element j's tile is j // T - c, or c - j // T."""
-    number_of = polynomial(binding.number)  # type: ignore[attr-defined]
+    number_of = polynomial(binding.number)
     slope = number_of.pop((step,), 0)
     if slope not in (1, -1) or any(step in monomial for monomial in number_of):
-        text = print_expr(binding.number)  # type: ignore[attr-defined]
+        text = print_expr(binding.number)
         raise walker.refuse(path, f"tile number {text} does not go up or down by one with the loop")
     from ...integers import expression
 
     offset = expression(number_of)
-    element = index(binding.axis)  # type: ignore[attr-defined]
-    tile = apply(Op.FLOORDIV, element, binding.tiles.tile)  # type: ignore[attr-defined]
+    element = index(binding.axis)
+    tile = apply(Op.FLOORDIV, element, binding.tiles.tile)
     at = tile - offset if slope == 1 else offset - tile
     visit = (ends[0] <= at) & (at < ends[1])
-    return LoopInfo(path, element, binding.tiles, visit, slope == -1)  # type: ignore[attr-defined]
+    return LoopInfo(path, element, binding.tiles, visit, slope == -1), at
 
 
 @dataclass(slots=True)
@@ -122,6 +130,7 @@ class _Solver:
         new = {name: self.after.env[name] for name in self.symbols}
         if not new:
             return {}
+        self._check_conditions(new)
         unconditional = {n: self._unguarded(e, self.symbols[n]) for n, e in new.items()}
         updates = {name: forms.of(e) for name, e in unconditional.items()}
         peaks = {name: updates[name] for name in new if self._is_peak(name, updates[name])}
@@ -135,6 +144,13 @@ class _Solver:
             if name not in peaks:
                 results[name] = self._sum(name, updates[name], peaks, finals)
         return results
+
+    def _check_conditions(self, new: dict[str, Expr]) -> None:
+        """A condition on an iteration must be one on everything that the loop carries."""
+        found = {n: e.args[0] if e.op is Op.SELECT and e.args[2] is self.symbols[n] else None for n, e in new.items()}
+        if len(set(found.values())) > 1:
+            name = next(n for n, condition in found.items() if condition is not None)
+            raise self.walker.refuse(self._line(name), f"{name!r} is updated under a condition that others are not")
 
     def _unguarded(self, e: Expr, symbol: Expr) -> Expr:
         """where(visited, new, old) as new; the condition joins the loop's."""

@@ -19,6 +19,7 @@ from ...expr import Expr, Op, apply, const, rebuild, select, substitute, transfo
 LOG2E = math.log2(math.e)
 LEAST = -1e6  # constants of scores at most this are masks: no weight comes of them
 DEGENERATE = -1e19  # maxima at most this stand for rows that have seen no key
+TINY = 1e-6  # bounds of sums at most this guard rows without keys
 CLOSE = 1e-6  # constants are rounded to what kernels hold, float32
 
 Powers = tuple[tuple[Expr, int], ...]
@@ -175,7 +176,7 @@ class Forms:
         shift = math.log(a[UNIT] / a[others[0]])
         x: Form = {UNIT: shift} if shift else {}
         for atom, c in others[0][1]:
-            x = self.add(x, self.of(atom), -c / LOG2E)
+            x = self.add(x, self.of(atom), -float(f"{c / LOG2E:.9g}"))
         return {term: c / a[UNIT] for term, c in self.atom(apply(Op.SIGMOID, self.expr(x))).items()}
 
     def _shared(self, a: Form) -> Term:
@@ -337,10 +338,8 @@ def guarded(condition: Expr) -> bool | None:
     if condition.op not in (Op.EQ, Op.NE, Op.LT, Op.LE):
         return None
     left, right = condition.args
-    if not any(_is_of_rows(node) for arg in condition.args for node in walk(arg)):
-        return None
     for side, bound in ((left, number(right)), (right, number(left))):
-        if bound is None or not (bound <= DEGENERATE or bound == 0.0 or 0 < bound <= 1e-6):
+        if bound is None or not _is_guard(side, bound):
             continue
         if condition.op in (Op.EQ, Op.NE):
             return condition.op is Op.NE
@@ -348,16 +347,18 @@ def guarded(condition: Expr) -> bool | None:
     return None
 
 
-def _is_of_rows(node: Expr) -> bool:
-    """Whether a node is a maximum or a sum over keys."""
-    return node.op in (Op.CALL, Op.VAR) and str(node.attr).startswith(("@fold", "@peak", "@max", "@carried"))
+def _is_guard(x: Expr, bound: float) -> bool:
+    """Whether x only compares so with the bound where a row has no key: a maximum with -inf, a sum with 0."""
+    marks = ("@peak", "@max", "@carried") if bound <= DEGENERATE else ("@fold",)
+    is_low = bound <= DEGENERATE or 0.0 <= bound <= TINY
+    return is_low and any(n.op in (Op.CALL, Op.VAR) and str(n.attr).startswith(marks) for n in walk(x))
 
 
 def _largest(forms: Forms, e: Expr) -> Form:
     """max(sum, 1e-9) guards rows without keys."""
     for x, bound in (e.args, e.args[::-1]):
         limit = number(bound)
-        if limit is not None and 0.0 <= limit <= 1e-6 and any(_is_of_rows(node) for node in walk(x)):
+        if limit is not None and 0.0 < limit <= TINY and _is_guard(x, limit):
             return forms.of(x)
     return forms.atom(forms._opaque(e))
 
@@ -366,11 +367,23 @@ def _sum(forms: Forms, e: Expr) -> Form:
     return forms.add(forms.of(e.args[0]), forms.of(e.args[1]), 1.0 if e.op is Op.ADD else -1.0)
 
 
+def _has_factor(product: Form, factor: Form) -> bool:
+    """Whether every term of a product has all atoms and the exponent of a factor of one term."""
+    if len(factor) != 1:
+        return False
+    ((powers, exponent),) = factor
+    return all(set(powers) <= set(p) and set(exponent) <= set(x) for p, x in product)
+
+
 def _choice(forms: Forms, e: Expr) -> Form:
     condition, then, otherwise = e.args
     regular = guarded(condition)
     if regular is not None:
         return forms.of(then if regular else otherwise)
+    if condition.op is Op.EQ and number(condition.args[1]) == 0.0 and number(then) == 0.0:
+        product = forms.of(otherwise)
+        if _has_factor(product, forms.of(condition.args[0])):
+            return product  # where(p == 0, 0, p * z) is p * z
     condition = simplify(condition)
     if condition.op is Op.CONST:
         return forms.of(then if condition.attr else otherwise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ...dtypes import Kind
-from ...edit import extents
+from ...edit import extents, inlined
 from ...errors import ScheduleError
 from ...expr import Expr, Op, index, load, loads, transform, var, walk
 from ...program import (
@@ -70,8 +70,8 @@ class Naming:
         if places.key_head.op is Op.VAR and places.key_head is not places.head:
             self.names[str(places.key_head.attr)] = "g"
             self.bound.add("g")
-        if places.row.op is Op.CONST:
-            slot = next((n for n in walk(places.head) if n.op is Op.INDEX), None)
+        if places.row.op is not Op.INDEX:  # packed: the rows of a tile have heads of their own
+            slot = next((n for e in (places.head, places.row) for n in walk(e) if n.op is Op.INDEX), None)
             if slot is None:
                 where = u.output.path
                 raise u.walker.refuse(where, "one row of one head at a time has no canonical form: no tile of rows")
@@ -143,7 +143,7 @@ class Naming:
                 return load(self.tensors[str(node.attr)], node.args, node.kind)
             return None
 
-        return transform(e, rename)
+        return transform(inlined(e, self.understood.walker.program), rename)
 
     def parameters(self) -> tuple[Param, ...]:
         u = self.understood

@@ -87,10 +87,10 @@ class _Reader:
         values = [self._weighed(leaf, places, first) for leaf in leaves]
         weight = self._common(values)
         sums, rest = self._denominator(below, output, places, first)
-        kept = self._cover(values, places, output, is_sum=not sums)
+        kept = self._cover(sums or values, places, output, is_sum=bool(sums))
         spec = self._spec(places, (weight, None if below is None else rest), sums, kept, output)
         if sums:
-            self._check_sums(sums, kept, places, output)
+            self._check_values(values, kept, places, output)
         if lse is not None:
             self._check_lse(lse, below, places)
         splits = self._swept(values[0], places).splits
@@ -101,7 +101,10 @@ class _Reader:
                 self._name_output(store, places)
         inner = self._inner(first, places)
         name = first.split_name if first.split is not None else None
-        self._check_hidden(values, inner, kept, self._facts(places, output, first.loop.element))
+        facts = self._facts(places, output, first.loop.element)
+        self._check_hidden(values, inner, kept, facts, [t.name for t in spec.captured])
+        if not self.walker.peaks and spec.normaliser.kind is NormaliserKind.SOFTMAX:
+            self.notes.append("the kernel has no running maximum; its canonical program has one")
         return Understood(self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes)
 
     def _inner(self, first: Leaf, places: Places) -> Places:
@@ -277,9 +280,7 @@ class _Reader:
     def _cover(self, weighed: Sequence[Weighed], places: Places, output: Stored, is_sum: bool) -> Cover:
         loops = [self._swept(one, places) for one in weighed]
         facts = self._facts(places, output, weighed[0].leaf.loop.element)
-        if is_sum is False:  # rows of v past the end are zero: the sum of weights alone needs the test
-            pass
-        found = cover(loops, facts)
+        found = cover(loops, facts, is_sum=is_sum)
         if found is None:
             ranges = "; ".join(print_expr(all_of(loop.visit, loop.mask))[:160] for loop in loops)
             reason = "it cannot be proved that every key counts once; loops keep keys with " + ranges
@@ -290,12 +291,15 @@ class _Reader:
             self.notes.append(f"scores past the last key are not masked: right where {print_expr(found.needs)}")
         return found
 
-    def _check_sums(self, sums: Sequence[Weighed], kept: Cover, places: Places, output: Stored) -> None:
-        """The weights that are summed must be those that multiply v."""
-        found = self._cover(sums, places, output, is_sum=True)
-        if found.keep is not kept.keep:
-            a, b = print_expr(kept.keep)[:100], print_expr(found.keep)[:100]
-            raise self.walker.refuse(sums[0].leaf.path, f"keys with {a} multiply v, but those with {b} are summed")
+    def _check_values(self, values: Sequence[Weighed], kept: Cover, places: Places, output: Stored) -> None:
+        """The weights that multiply v must be those that are summed."""
+        found = self._cover(values, places, output, is_sum=False)
+        one = self._swept(values[0], places)
+        facts = [*self._facts(places, output, values[0].leaf.loop.element), one.tail, const(0) <= var("j")]
+        same = found.keep is kept.keep
+        if not same and not (implies([*facts, kept.keep], found.keep) and implies([*facts, found.keep], kept.keep)):
+            a, b = print_expr(found.keep)[:100], print_expr(kept.keep)[:100]
+            raise self.walker.refuse(values[0].leaf.path, f"keys with {a} multiply v, but those with {b} are summed")
 
     def _check_lse(self, lse: Stored, below: Form | None, places: Places) -> None:
         """What is stored beside the output must be the logarithm of the sums, in either base."""
@@ -308,11 +312,13 @@ class _Reader:
             text = print_expr(self.forms.expr(form))[:120]
             raise self.walker.refuse(lse.path, f"expected the logarithm of the sums of weights; found {text}")
 
-    def _check_hidden(self, values: Sequence[Weighed], places: Places, kept: Cover, facts: Sequence[Expr]) -> None:
+    def _check_hidden(
+        self, values: Sequence[Weighed], places: Places, kept: Cover, facts: Sequence[Expr], captured: Sequence[str]
+    ) -> None:
         """Rows that loads leave out (where=) must not count. `places`: of the grid that sweeps over keys."""
         leaves = [w.leaf.source or w.leaf for w in values]
         for found, condition, path in self.walker.hidden:
-            if found.attr not in (places.q, places.k, places.v):
+            if found.attr not in (places.q, places.k, places.v, *captured):
                 continue
             leaf = next((x for x in leaves if x.loop.element in set(walk(found))), None)
             known, element = [*facts], leaves[0].loop.element
