@@ -10,14 +10,17 @@ from types import ModuleType
 
 from tilewright.ir.lift.triton import Lifted, lift_triton
 
-FOLDER = Path(__file__).parent / "fixtures"
-NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"))
+FOLDERS = (Path(__file__).parent / "fixtures", Path(__file__).parent / "styles")
+NAMES, STYLES = (
+    tuple(sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")) for folder in FOLDERS
+)
 
 
 @functools.cache
 def module(name: str) -> ModuleType:
     """A fixture's module."""
-    spec = importlib.util.spec_from_file_location(f"lift_triton_fixture_{name}", FOLDER / f"{name}.py")
+    path = FOLDERS[name in STYLES] / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"lift_triton_fixture_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)

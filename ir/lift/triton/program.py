@@ -113,7 +113,10 @@ def _tiled(finders: Sequence[AxisFinder], sizes: frozenset[str]) -> tuple[set[tu
                         continue
                     inner = {node.op for term in index for atom in term for node in walk(atom)}
                     is_remainder = item.op is Op.MOD and item.args[1] is dim
-                    if Op.LOAD in inner or (is_remainder and _reads_tables(access.indices)):
+                    start = {(var(token),): 1} | {t: c * axis.width for t, c in axis.number.items()}
+                    if axis.number and index == start:
+                        direct.add((tensor.name, str(dim.attr)))
+                    elif Op.LOAD in inner or (is_remainder and _reads_tables(access.indices)):
                         computed.add((tensor.name, str(dim.attr)))
                     elif is_remainder or (axis.number and index.get((var(token),)) == 1):
                         direct.add((tensor.name, str(dim.attr)))
