@@ -23,12 +23,11 @@ from .function_text import text_of
 from .judging.claims import Claim, SpecClaim
 from .judging.functions import FunctionClaim
 from .judging.judge import ProgramJudge
+from .options import ENGINES
 from .specialisers import trace
 from .verification import Subject
 
 __all__ = ["ENGINES", "EngineSettings", "Question", "question_of", "transfer_with_engine"]
-
-ENGINES = ("rules", "llm", "auto")
 
 
 @dataclass(frozen=True)

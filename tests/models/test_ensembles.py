@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,8 +153,13 @@ def test_of_what_is_right_the_cheapest_is_taken(task, tmp_path: Path) -> None:
         known = settings(server.url, tmp_path, models=("a", "b"), thresholds=Thresholds())
         made = ModelEngine(known, rank=lambda program: -print_program(program).count("32")).transfer(task)
         other = ModelEngine(known, rank=lambda program: print_program(program).count("32")).transfer(task)
+        ranked: list[str] = []
+        plays_same = ModelEngine(replace(known, models=("a",)), rank=lambda program: float(ranked.append("asked") or 0))
+        assert print_program(plays_same.transfer(task).program) == slow
+        first = ModelEngine(known).transfer(task)
     assert print_program(made.program) == quick
-    assert print_program(other.program) == slow
+    assert print_program(other.program) == print_program(first.program) == slow
+    assert ranked == [], "one text needs no ranking"
 
 
 def test_money_stops_the_asking(task, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ..engine import Engine, Task, Transferred
 from .answers import Answers
 from .budget import Budget
 from .client import Asker, OpenAIAsker
-from .dialogue import Court, Desk
+from .dialogue import Court, Desk, Line
 from .ensemble import Conclusion, conclude, converse
 from .keys import find_key
 from .private import private_folder
@@ -111,12 +111,22 @@ class ModelEngine:
         if not chosen:
             transcript.add("end", outcome="failed", reason=reason)
             raise TransferFailed(escaped(reason, 2000), None if path is None else str(path))
-        programs = [(line, line.verdict.program) for line in chosen if line.verdict is not None]
-        known = [(line, program) for line, program in programs if program is not None]
-        line, program = known[0] if self.rank is None else min(known, key=lambda pair: self.rank(pair[1]))  # type: ignore[misc]
+        line, program = self._cheapest(chosen)
         text = print_program(program)
         transcript.add("end", outcome="accepted", line=line.name, candidate=digest(line.text or ""), program=text)
         return Transferred(program, self.name, (f"written by {line.model}", *notes), spent, path)
+
+    def _cheapest(self, chosen: tuple[Line, ...]) -> tuple[Line, Program]:
+        """The first of the lines, or the one whose program costs least; each different text is ranked once."""
+        different: dict[str | None, tuple[Line, Program]] = {}
+        for line in chosen:
+            if line.verdict is not None and line.verdict.program is not None:
+                different.setdefault(line.text, (line, line.verdict.program))
+        known = list(different.values())
+        rank = self.rank
+        if rank is None or len(known) == 1:
+            return known[0]
+        return min(known, key=lambda pair: rank(pair[1]))
 
 
 @dataclass
