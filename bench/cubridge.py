@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -270,7 +271,10 @@ def measure(
     *,
     path: Path | None = None,
 ) -> list[VariantRow]:
-    """Every variant in every configuration; rows are written anew after each variant. Progress goes to stderr."""
+    """Every variant in every configuration; the file is written anew after each variant. Progress goes to stderr.
+
+    Rows of a file that is there are kept, unless they are measured anew.
+    """
     rows: list[VariantRow] = []
     for how in configurations:
         for variant in variants:
@@ -285,8 +289,15 @@ def measure(
 
 def _write(path: Path, rows: Sequence[VariantRow]) -> None:
     origin = {"command": COMMAND, "revision": revision(), "machine": describe_machine()}
+    known = {_case(row): row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]} if path.exists() else {}
+    known |= {_case(row): row for row in map(asdict, rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**origin, "rows": [asdict(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**origin, "rows": list(known.values())}, indent=1) + "\n", encoding="utf-8")
+
+
+def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a row from the others."""
+    return tuple(row[name] for name in ("variant", "head_dim", "group", "dtype", "target", "direction", "engine"))
 
 
 def summary(rows: Sequence[VariantRow]) -> str:
@@ -311,8 +322,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--quick", action="store_true", help="one configuration, in float32")
+    parser.add_argument("--only", metavar="EXAMPLE", help="one variant, by its file in examples/")
     asked = parser.parse_args(arguments)
-    rows = measure(QUICK if asked.quick else CONFIGURATIONS, path=asked.file)
+    variants = [variant for variant in PAPER if asked.only in (None, variant.example)]
+    rows = measure(QUICK if asked.quick else CONFIGURATIONS, variants, path=asked.file)
     print(summary(rows))
     return 0 if all(row.verified for row in rows) else 1
 

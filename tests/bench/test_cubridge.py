@@ -78,6 +78,12 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
     assert written["rows"][0]["variant"] == "PrefixLM"
     assert "cpu backward: 8/8 variants, 8/8 kernels verified" in capsys.readouterr().out
 
+    rows[1] = replace(rows[1], verified=False)
+    assert cubridge.main([str(tmp_path / "rows.json"), "--quick", "--only", "relu"]) == 1
+    again = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["variant"] for row in again if not row["verified"]] == ["ReLU"]
+    assert len(again) == 2 * len(PAPER)
+
 
 @pytest.mark.slow
 def test_every_variant_everywhere() -> None:
