@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ __all__ = ["is_launcher", "launchers_of", "lifting_examples"]
 Tensors = tuple[Any, ...]
 KERNEL_TYPES = ("triton.runtime", "triton.experimental.gluon")
 MAKERS = ("inputs",)
+LIBRARIES = ("torch", "numpy", "triton", "math", "typing", "functools")  # not searched for launches
+MOST_NAMES = 2000
 TURNS = 4
 FACTORS = ((1, 2, 3, 5), (1, 3, 2, 7), (1, 5, 4, 3), (1, 4, 7, 6))  # of a dimension, by its place: no two grow alike
 SMALL, SMALL_STEPS = 16, (3, 5, 7)  # what is added to sizes that are no heads, by their place among the keywords:
@@ -33,16 +35,24 @@ DEFAULT, SQUARE = (2, 4, 2, 90, 75, 64), (2, 4, 4, 128, 128, 64)  # B, Hq, Hkv, 
 
 
 def is_launcher(function: Callable[..., Any]) -> bool:
-    """Whether a function, or one that it calls by a global name, launches a Triton kernel."""
+    """Whether a function launches a Triton kernel: itself, or through functions and classes that it names."""
     return _launches(function, set())
 
 
-def _launches(function: Any, seen: set[int]) -> bool:
-    if not isinstance(function, FunctionType) or id(function) in seen:
+def _launches(value: Any, seen: set[int]) -> bool:
+    if id(value) in seen or len(seen) > MOST_NAMES:
         return False
-    seen.add(id(function))
-    named = (function.__globals__.get(name) for name in _names(function.__code__))
-    return any(_is_kernel(value) or _launches(value, seen) for value in named)
+    seen.add(id(value))
+    if isinstance(value, type) and value.__module__.partition(".")[0] not in LIBRARIES:
+        methods = [getattr(member, "__func__", member) for member in vars(value).values()]
+        return any(_launches(method, seen) for method in methods if isinstance(method, FunctionType))
+    if isinstance(value, MethodType):
+        return _launches(value.__func__, seen) or _launches(value.__self__, seen)
+    if not isinstance(value, FunctionType) or value.__module__.partition(".")[0] in LIBRARIES:
+        return False
+    named = [value.__globals__.get(name) for name in _names(value.__code__)]
+    named += [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+    return any(_is_kernel(one) or _launches(one, seen) for one in named)
 
 
 def _names(code: CodeType) -> Iterator[str]:
