@@ -326,7 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=DRAWS, help="of every task")
     asked = parser.parse_args(arguments)
     numbers = measure(tasks(say=lambda text: print(text, file=sys.stderr)), asked.draws)
-    told = {"command": COMMAND, "revision": revision(), "machine": describe_machine(), **numbers}
+    command = f"{COMMAND} {asked.file.name} --draws {asked.draws}"
+    told = {"command": command, "revision": revision(), "machine": describe_machine(), **numbers}
     asked.file.parent.mkdir(parents=True, exist_ok=True)
     asked.file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(summary(numbers))

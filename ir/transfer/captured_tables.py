@@ -49,7 +49,7 @@ def gather_pairs(program: Program, target: Target) -> Program:
     place = Ref("tables", (chunk, *(target.term.indices[n] for n in order[:-1]), TileAxis("t")))
     sums = Fill("entry_sums", DType.F32, ("t",), const(0.0))
     body = (sums, *in_heads(target.heads, (pairs,)), Store(place, _float("entry_sums")))
-    extents = (const(CHUNKS), *(EXTENTS[name] for name in target.heads), entries)
+    extents: tuple[Expr | Tiles, ...] = (const(CHUNKS), *(EXTENTS[name] for name in target.heads), entries)
     grid = Grid(("chunk", *target.heads, "t"), extents, body)
     dims = (const(CHUNKS), *(target.dims[n] for n in order))
     tables = Alloc("tables", DType.F32, dims)
