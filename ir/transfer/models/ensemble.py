@@ -164,7 +164,7 @@ def _why_not(end: Conclusion) -> str:
     """The decision, and the commonest reasons of lines that came to nothing."""
     reasons = list(dict.fromkeys(_what_became(line) for line in end.lines if not is_accepted(line)))
     shown = "; ".join(reasons[:3]) + (f"; {len(reasons) - 3} more" if len(reasons) > 3 else "")
-    verified = f"; {sum(map(len, end.good))} candidates are verified" if end.good else ""
+    verified = f"; verified candidates: {sum(map(len, end.good))}" if end.good else ""
     return f"{end.decision.reason}{verified}" + (f" ({shown})" if shown else "")
 
 
