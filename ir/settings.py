@@ -21,9 +21,10 @@ from pathlib import Path
 
 from .errors import SettingError
 
-__all__ = ["ISAS", "Settings", "settings"]
+__all__ = ["ISAS", "PAIRED", "Settings", "settings"]
 
 ISAS = ("amx", "avx512bf16", "avx512", "avx2", "portable")  # best first
+PAIRED = ISAS[:2]  # levels that multiply pairs of bfloat16; the others multiply them as float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..ir.dtypes import DType
-from ..ir.expr import loads
-from ..ir.spec import AttentionSpec
+from ..ir.expr import free_vars, loads
+from ..ir.settings import PAIRED
+from ..ir.spec import COLUMN, ROW, AttentionSpec
 from ..ir.transfer import Orchestration
 from .backward_tuning import RECOMPUTE, backward_tiles
 
@@ -50,10 +51,11 @@ SPLIT_TILES = (
 )
 
 # Backward: query rows x keys of a tile by widest head dimension. Where float32 is multiplied, operands are read along
-# either axis and tiles have queries as rows; dot products and tile registers want keys as rows.
+# either axis and tiles have queries as rows; dot products and tile registers want keys as rows. Wider tiles would visit
+# less often, but compute more that the diagonal of a causal mask leaves out.
 BACKWARD_ROWS, BACKWARD_KEYS = "flash_backward_rows", "flash_backward"
 CPU_BACKWARD_TILES = {
-    BACKWARD_ROWS: ((64, (64, 128)), (256, (64, 64)), (1 << 30, (32, 32))),
+    BACKWARD_ROWS: ((256, (64, 64)), (1 << 30, (32, 32))),
     BACKWARD_KEYS: ((128, (64, 128)), (256, (64, 64)), (1 << 30, (32, 32))),
 }
 
@@ -83,14 +85,14 @@ def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Or
     return Orchestration((("m", rows), ("n", columns)))
 
 
-def backward_form(spec: AttentionSpec, target: str) -> str:
-    """The name of the expert's backward program that suits a target, element type and mask.
+def backward_form(spec: AttentionSpec, target: str, arch: str) -> str:
+    """The name of the expert's backward program that suits a target, its architecture, element type and mask.
 
     A plan of a mask that reads tensors is made from their values; on a GPU that would stop the queue at every call, so
     scores are computed twice there instead, which needs no plan.
     """
     if target == "cpu":
-        return BACKWARD_KEYS if spec.dtype is DType.BF16 else BACKWARD_ROWS
+        return BACKWARD_KEYS if spec.dtype is DType.BF16 and arch in PAIRED else BACKWARD_ROWS
     return RECOMPUTE if loads(spec.keep) else BACKWARD_KEYS
 
 
@@ -98,11 +100,18 @@ def choose_backward(spec: AttentionSpec, target: str, arch: str) -> Orchestratio
     """The orchestration that the transfer of a backward program starts from; `m` are query rows, `n` keys."""
     width = max(spec.head_dim, spec.value_dim)
     if target != "cpu":
-        rows, columns = backward_tiles(spec.dtype, width, arch, backward_form(spec, target))
+        form = backward_form(spec, target, arch)
+        rows, columns = backward_tiles(spec.dtype, width, arch, form, reads_pairs=_reads_pairs(spec))
         return Orchestration((("m", rows), ("n", columns)))
-    table = CPU_BACKWARD_TILES[backward_form(spec, target)]
+    table = CPU_BACKWARD_TILES[backward_form(spec, target, arch)]
     rows, columns = next(tiles for limit, tiles in table if width <= limit)
     return Orchestration((("m", rows), ("n", columns)), is_packed=True)
+
+
+def _reads_pairs(spec: AttentionSpec) -> bool:
+    """Whether the score reads an element of a tensor for every pair of a row and a column."""
+    pair = {str(ROW.attr), str(COLUMN.attr)}
+    return any(pair <= free_vars(load) for load in loads(spec.score))
 
 
 def _on_gpu(dtype: DType) -> DType:

@@ -53,7 +53,7 @@ def compile_backward(
     arch = arch or TARGETS[target].default_arch()
     how = choose_backward(backward.spec, target, arch)
     with stages.stage("transfer"):
-        reference = reference_program(backward_form(backward.spec, target))
+        reference = reference_program(backward_form(backward.spec, target, arch))
         program = transfer_backward(reference, backward, is_ordered=is_ordered)
         program = set_launch(retile(program, dict(how.tiles)), how.warps, how.stages)
         if how.is_packed:

@@ -34,7 +34,7 @@ from .reductions import is_ordered, reduced, turn_dims, turns_of
 from .reuse import in_place
 from .rows import escaping
 from .scatters import needs_scatter
-from .storage import C_TYPE, LANES, Storage, plan_storage, round_up
+from .storage import C_TYPE, FLOATS, LANES, Storage, plan_storage, round_up
 from .sweeps import Frame
 
 STACK_LIMIT_BYTES = 4 << 20
@@ -70,11 +70,14 @@ def size_names(program: Program) -> tuple[str, ...]:
     return tuple(name for name in names if name not in program.fixed)
 
 
-def render(program: Program) -> str:
-    """The C++ source of a program. Raises LoweringError naming what the CPU cannot express."""
+def render(program: Program, floats: tuple[DType, ...] = FLOATS) -> str:
+    """The C++ source of a program. Raises LoweringError naming what the CPU cannot express.
+
+    floats: what the instruction set multiplies as float32.
+    """
     prepared = prepare(program)
     shapes = infer(prepared)
-    text = KernelText(prepared, shapes, plan_storage(prepared, shapes), size_names(program))
+    text = KernelText(prepared, shapes, plan_storage(prepared, shapes, floats), size_names(program))
     text.scalars = {name: Term(f"a.{identifier(name)}", Kind.INT) for name in text.sizes}
     text.scalars |= {name: Term(name, Kind.INT) for name in program.fixed}
     grids = [_grid(text, number, grid) for number, grid in enumerate(_grids(prepared))]

@@ -8,7 +8,7 @@ from ...ir.dtypes import DType, Kind
 from ...ir.edit import names_read
 from ...ir.program import Block, Gemm, Grid, Let, Statement, TileLoop, statements
 from .rows import Run, split_body
-from .storage import FLOATS, Storage
+from .storage import Storage
 
 
 def in_place(grid: Grid, storage: Storage, buffers: frozenset[str]) -> dict[str, str]:
@@ -44,7 +44,7 @@ def _fits(new: Let, old: str, storage: Storage) -> bool:
     names = storage.shapes.names
     is_float = new.value.kind is Kind.FLOAT and names[new.name].dtype is DType.F32
     is_same = names[new.name].axes == names[old].axes and new.name not in storage.turned
-    return is_float and is_same and storage.operand.get(new.name, DType.F32) in FLOATS
+    return is_float and is_same and storage.operand.get(new.name, DType.F32) in storage.floats
 
 
 def _runs(body: tuple[Statement, ...], storage: Storage) -> Iterator[Run]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ...ir.algebra import simplify
 from ...ir.dtypes import Kind
@@ -168,7 +169,7 @@ def recompute_cheap(run: Run) -> None:
                 cheap[statement.name] = value
             if sweep.axis is not None and _is_masked(value, bound):
                 masked[statement.name] = value
-            again = transform(value, lambda e, known=chosen: _under_the_mask(e, known))
+            again = transform(value, partial(_under_the_mask, masked=chosen))
             sweep.statements[position] = replace(statement, value=substitute(again, earlier))
 
 

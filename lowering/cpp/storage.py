@@ -17,6 +17,7 @@ LANES = 16  # rows and columns of tile buffers are padded to the widest vector
 DEEPEST = 32  # no product pads its inner dimension to more
 ORDERS = ("rows", "columns", "tiles", "upended")
 FLOATS = (DType.F32, DType.F16)  # what is multiplied as float32 on every instruction set
+ALL_FLOATS = (*FLOATS, DType.BF16)  # and on those without products of bfloat16
 FEW_ROWS = 16  # tiles of so few rows may read a right operand where it lies
 C_TYPE = {
     DType.F64: "double", DType.F32: "float", DType.BF16: "bf16", DType.F16: "f16", DType.I64: "std::int64_t",
@@ -55,6 +56,7 @@ class Storage:
     """The plan of all tiles of a program."""
 
     shapes: Shapes
+    floats: tuple[DType, ...] = FLOATS  # what is multiplied as float32
     packed: dict[str, Packed] = field(default_factory=dict)  # buffers
     operand: dict[str, DType] = field(default_factory=dict)  # tiles read by products, with their element type
     left: set[str] = field(default_factory=set)  # tiles read by products from the left
@@ -105,9 +107,12 @@ class Storage:
         return f"{round_up(self.shapes.extent(axis), LANES)} / W"
 
 
-def plan_storage(program: Program, shapes: Shapes) -> Storage:
-    """Decide element types and layouts of every tile. Raises LoweringError for what has no CPU form."""
-    plan = Storage(shapes)
+def plan_storage(program: Program, shapes: Shapes, floats: tuple[DType, ...] = FLOATS) -> Storage:
+    """Decide element types and layouts of every tile. Raises LoweringError for what has no CPU form.
+
+    floats: what the instruction set multiplies as float32.
+    """
+    plan = Storage(shapes, floats)
     loads = {s.name: s for s in statements(program.body) if isinstance(s, Load)}
     for statement in statements(program.body):
         if isinstance(statement, Alloc):
@@ -136,8 +141,8 @@ def _check_operands(program: Program, plan: Storage) -> None:
             reason = "on the cpu a left operand has the shared axis last, or is loaded for this product alone"
             raise LoweringError(f"{print_statement(statement)}: {reason}")
         right = str(statement.right)
-        if right in plan.plain and (plan.right[right] != "rows" or plan.operand[right] not in FLOATS):
-            raise LoweringError(f"{print_statement(statement)}: memory in tiles is read along its rows, in f32 or f16")
+        if right in plan.plain and (plan.right[right] != "rows" or plan.operand[right] not in plan.floats):
+            raise LoweringError(f"{print_statement(statement)}: memory in tiles is read along its rows, as float32")
 
 
 def _summed(program: Program, plan: Storage) -> dict[str, ReduceAdd]:
@@ -196,7 +201,7 @@ def _plan_gemm(statement: Gemm, plan: Storage, loads: Mapping[str, Load]) -> Non
         raise LoweringError(f"{left} is multiplied along both of its axes from the left; load it twice under two names")
     if is_turned and is_copied:
         plan.turned.add(left)
-    elif is_turned and shapes.names[left].dtype not in FLOATS:
+    elif is_turned and shapes.names[left].dtype not in plan.floats:
         reason = "on the cpu a left operand has the shared axis last, or is loaded for this product alone"
         raise LoweringError(f"{print_statement(statement)}: {reason}")
     dtypes = {shapes.names[left].dtype, shapes.names[right].dtype}

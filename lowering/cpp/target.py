@@ -10,11 +10,13 @@ from typing import Any
 
 from ...ir.errors import Deadlock, ScheduleError
 from ...ir.program import Program
+from ...ir.settings import PAIRED
 from ..build import build_shared_library, load_shared_library
 from ..target import Launch, Lowered
 from ..toolchain import cpu_isa
 from .kernel import render, size_names
 from .reductions import evaluate_size, turn_numbers
+from .storage import ALL_FLOATS, FLOATS
 
 INCLUDES = Path(__file__).parent / "include"
 SERIAL_PRODUCTS = 1 << 20  # some 25 microseconds of one core: waking others costs as much
@@ -33,8 +35,8 @@ class CpuTarget:
         return cpu_isa()
 
     def lower(self, program: Program, arch: str) -> Lowered:
-        """C++ source; the same for every instruction set level."""
-        return Lowered(self.name, arch, render(program), ".cpp")
+        """C++ source; the same for every instruction set level, but for what only some can multiply."""
+        return Lowered(self.name, arch, render(program, FLOATS if arch in PAIRED else ALL_FLOATS), ".cpp")
 
     def load(self, lowered: Lowered, program: Program) -> Launch:
         """Compile (through the cache), load, and wrap the entry point."""

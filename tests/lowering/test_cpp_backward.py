@@ -12,6 +12,7 @@ from tilewright.ir.dtypes import DType
 from tilewright.ir.errors import Deadlock, LoweringError
 from tilewright.ir.expr import Op, apply
 from tilewright.ir.gradient import differentiate
+from tilewright.ir.settings import PAIRED
 from tilewright.ir.spec import COLUMN, ROW, AttentionSpec, S
 from tilewright.ir.transfer import pack_operands, retile
 from tilewright.ir.transfer.backward import tile_sums, transfer_backward
@@ -20,6 +21,7 @@ from tilewright.kernels.dtypes import to_torch
 from tilewright.kernels.gradients.tables import Order, Tables, block_classes, make_tables
 from tilewright.kernels.references import reference_program
 from tilewright.lowering.toolchain import supported_isas
+from tilewright.schedules.tuning import choose_backward
 
 ROWS, KEYS = "flash_backward_rows", "flash_backward"
 SIZES = {"B": 2, "Hq": 4, "Hkv": 2, "M": 150, "N": 140}
@@ -137,8 +139,17 @@ def test_a_table_of_wrong_ranks_ends_in_words() -> None:
 
 def test_half_products_in_tiles_are_refused_for_bfloat16() -> None:
     """Where products take pairs of bfloat16, operands cannot be read along either axis."""
-    with pytest.raises(LoweringError, match="on the cpu a left operand has the shared axis last"):
-        compiled_for(ROWS, spec_of(DType.BF16, 32))
+    for isa in PAIRED:
+        with pytest.raises(LoweringError, match="on the cpu a left operand has the shared axis last"):
+            compiled_for(ROWS, spec_of(DType.BF16, 32), isa)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in supported_isas() if isa not in PAIRED])
+def test_bfloat16_is_multiplied_as_float32_where_there_is_nothing_better(isa: str) -> None:
+    spec = spec_of(DType.BF16, 32)
+    assert choose_backward(spec, "cpu", isa).tiles == choose_backward(spec_of(DType.F32, 32), "cpu", isa).tiles
+    tensors = tensors_for(spec)
+    assert_near(gradients(compiled_for(ROWS, spec, isa), tensors, tables_for(spec)), exact(tensors)[1], 3e-2)
 
 
 def test_weights_take_the_place_of_scores() -> None:

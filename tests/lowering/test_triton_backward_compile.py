@@ -12,6 +12,7 @@ from tilewright.lowering.triton.module import write_module
 from tilewright.lowering.triton.report import Report, compile_report
 from tilewright.lowering.triton.target import import_source
 from tilewright.schedules.backward_tuning import backward_tiles
+from tilewright.schedules.tuning import choose_backward
 
 from .backward import program_of
 from .variants import VARIANTS
@@ -56,6 +57,17 @@ def test_kernels_without_sums_of_several_instances(d: int, arch: str) -> None:
 @pytest.mark.parametrize("name", ["full", "causal", "window", "softcap", "alibi"])
 def test_other_variants_with_heads_of_64_do_not_spill(name: str, arch: str, is_ordered: bool) -> None:
     assert compiled(name, 64, arch, is_ordered=is_ordered).spills == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bias", "bias-bf16", "relative-table"])
+def test_scores_that_read_an_element_a_pair_do_not_spill(name: str) -> None:
+    """Addresses take registers, so tiles are smaller than those of the same width that read none."""
+    spec = VARIANTS[name].spec(d=64, dv=64, dtype="bf16")
+    tiles = dict(choose_backward(spec, "triton", "sm_80").tiles)
+    assert (tiles["m"], tiles["n"]) != backward_tiles(DType.BF16, 64, "sm_80")
+    reports = compile_report(program_of(spec, (tiles["m"], tiles["n"])), "sm_80")
+    assert [report.spills for report in reports] == [0, 0, 0]
 
 
 @pytest.mark.slow
