@@ -11,7 +11,9 @@ from tilewright.ir import parse_expr, parse_statements
 from tilewright.ir.parser import parse_program
 from tilewright.ir.printer import print_program, print_spec
 from tilewright.ir.transfer.engine import CounterExample, Outcome, Verdict
+from tilewright.ir.transfer.models import prompt as prompts
 from tilewright.ir.transfer.models.prompt import MAX_QUOTED_CHARS, manual, prompt, quoted
+from tilewright.ir.transfer.models.requests import digest
 
 from .tasks import causal, task_of, tensors
 
@@ -74,3 +76,13 @@ def test_quoted_text_ends_where_its_mark_says(text: str) -> None:
     assert found.count(closing) == 1
     assert len(found) < MAX_QUOTED_CHARS + 200
     assert "\n".join(inside).startswith(text.rstrip()[:MAX_QUOTED_CHARS])
+
+
+def test_a_mark_that_the_text_contains_is_not_taken(monkeypatch) -> None:
+    """Short marks can be guessed: here one digit, which the text has found out."""
+    monkeypatch.setattr(prompts, "MARK_DIGITS", 1)
+    guesses = [f"z{n}" for n in range(1000)]
+    text = next(guess for guess in guesses if digest(guess)[0] in guess)
+    mark = quoted("NAME", text).splitlines()[0].split()[-1]
+    assert len(mark) == 1
+    assert mark not in text
