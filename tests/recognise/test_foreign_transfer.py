@@ -24,9 +24,9 @@ FEW = [(name, NAMES[(n + k) % len(NAMES)]) for n, name in enumerate(DENSE) for k
 
 def test_every_program_takes_every_spec() -> None:
     for name in COMPUTED:
-        raw = program(name)
+        reference = recognise(program(name)).reference
         for target in TARGETS.values():
-            made = transfer(raw, target)
+            made = transfer(reference, target)
             verify(made)
             wanted = {"q", "k", "v", *(t.name for t in target.captured)}
             assert wanted <= {p.name for p in made.params}
@@ -50,7 +50,7 @@ def test_all_transferred_programs_compute_the_spec(name: str, target: str) -> No
 
 @pytest.mark.parametrize("name", DENSE)
 def test_transferred_programs_lower_to_triton(name: str) -> None:
-    for spec in TARGETS.values():
+    for spec in (TARGETS["softcap-window-alibi"], TARGETS["sigmoid"]):
         assert "tl.dot" in lower_program(transfer(program(name), spec), "triton", spec=spec).lowered.source
 
 

@@ -103,6 +103,8 @@ class _Reader:
         name = first.split_name if first.split is not None else None
         facts = self._facts(places, output, first.loop.element)
         self._check_hidden(values, inner, kept, facts, [t.name for t in spec.captured])
+        if places.group is None:
+            self.notes.append("the kernel takes any number of query heads for a key head; the spec says one")
         if not self.walker.peaks and spec.normaliser.kind is NormaliserKind.SOFTMAX:
             self.notes.append("the kernel has no running maximum; its canonical program has one")
         return Understood(self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes)
