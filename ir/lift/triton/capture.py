@@ -36,6 +36,7 @@ class Run:
     returned: tuple[Any, ...] = ()
     fresh: dict[int, tuple[Any, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    given: frozenset[int] = frozenset()
 
 
 def capture(launch: Callable[..., Any], example: Sequence[Any]) -> Run:
@@ -43,6 +44,7 @@ def capture(launch: Callable[..., Any], example: Sequence[Any]) -> Run:
     bound = inspect.signature(launch).bind(*example)
     bound.apply_defaults()
     run = Run(dict(bound.arguments))
+    run.given = frozenset(storage_of(tensor) for tensor in _all_tensors(run.arguments))
     try:
         with _recording(run):
             result = launch(*example)
@@ -150,7 +152,8 @@ def _note_launch(run: Run, function: Any, grid: Any, args: tuple[Any, ...], kwar
     arguments = dict(bound.arguments)
     for tensor in _all_tensors(arguments):
         if storage_of(tensor) not in run.fresh:
-            run.fresh[storage_of(tensor)] = (tensor, _contents(tensor))
+            is_given = storage_of(tensor) in run.given
+            run.fresh[storage_of(tensor)] = (tensor, "data" if is_given else _contents(tensor))
     shape = grid(arguments) if callable(grid) else grid
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     sizes = [int(size) for size in shape] + [1, 1, 1]
