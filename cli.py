@@ -179,6 +179,10 @@ def transfer(  # noqa: PLR0913 - one parameter per option of the contract
     rounds: Annotated[int | None, typer.Option(help="Answers of one dialogue, the first included.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Time limit.")] = None,
     requests: Annotated[int | None, typer.Option(help="Requests to the server, at most.")] = None,
+    money: Annotated[float | None, typer.Option(help="Money that it may cost, in the currency of --price.")] = None,
+    price: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PROMPT,COMPLETION", help="A model's price per million tokens.")
+    ] = None,
     transcript: Annotated[Path | None, typer.Option(help="The file of what happened; resumed if it exists.")] = None,
     target: Annotated[str | None, typer.Option(help="cpu or triton: what a model's program must lower to.")] = None,
     dtype: Element = None,
@@ -187,12 +191,12 @@ def transfer(  # noqa: PLR0913 - one parameter per option of the contract
     json: Json = False,
 ) -> None:
     """Put a spec's meaning into an expert program."""
-    from .kernels.commands import EngineChoice, transfer_command
+    from .kernels.commands import EngineChoice, parse_prices, transfer_command
 
     asked = {"models": tuple(model or ()), "base_url": base_url, "samples": samples, "rounds": rounds}
-    limits = {"seconds": seconds, "requests": requests, "transcript": transcript}
+    limits = {"seconds": seconds, "requests": requests, "money": money, "prices": parse_prices(price or ())}
     with _summary(json) as show, _progress():
-        choice = EngineChoice(engine, {**asked, **limits}, target)
+        choice = EngineChoice(engine, {**asked, **limits, "transcript": transcript}, target)
         result = transfer_command(reference, spec, _example(dtype, shape), out, choice)
         for note in () if json else result["notes"]:
             print(f"note: {note}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,15 @@ from .verification import Subject, verify_compiled, verify_program
 if TYPE_CHECKING:
     from ..ir.transfer.models import EngineSettings
 
-__all__ = ["EngineChoice", "Example", "lift_command", "lower_command", "transfer_command", "verify_command"]
+__all__ = [
+    "EngineChoice",
+    "Example",
+    "lift_command",
+    "lower_command",
+    "parse_prices",
+    "transfer_command",
+    "verify_command",
+]
 
 Progress = Callable[[str, int, int], None]
 MAX_TEXT_BYTES = 1 << 20
@@ -61,7 +69,7 @@ class EngineChoice:
 
     def settings(self) -> EngineSettings | None:
         """Settings of an engine that asks models; SettingError for options of one that does not."""
-        given = {name: value for name, value in self.options.items() if value not in (None, (), [])}
+        given = {name: value for name, value in self.options.items() if value not in (None, (), [], {})}
         if self.name not in ("llm", "auto"):
             if given:
                 raise SettingError(f"--{next(iter(given)).replace('_', '-')} is of no use with --engine {self.name}")
@@ -69,6 +77,21 @@ class EngineChoice:
         from ..ir.transfer.models import EngineSettings
 
         return EngineSettings.of(given)
+
+
+def parse_prices(words: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """NAME=PROMPT,COMPLETION -> prices per million tokens. Raises SettingError for other words."""
+    found = {}
+    for word in words:
+        name, sign, numbers = word.rpartition("=")
+        try:
+            prompt, completion = (float(number) for number in numbers.split(","))
+        except ValueError:
+            sign = ""
+        if not sign or not name:
+            raise SettingError(f"--price {word!r}: wanted NAME=PROMPT,COMPLETION, money per million tokens")
+        found[name] = (prompt, completion)
+    return found
 
 
 def lift_command(source: str, example: Example, out: Path | None, *, is_raw: bool = False) -> dict[str, Any]:

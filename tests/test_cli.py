@@ -292,6 +292,7 @@ def test_a_backward_for_a_target_that_is_not_here(run: Run) -> None:
         (["lift", "specs.py"], "specs.py launches no Triton kernels; wanted path/to/file.py:function"),
         (["transfer", "kernel.cu", "specs.py:causal"], "kernel.cu: CUDA C++ is read by language models: --engine llm"),
         (["transfer", "flash_forward", "specs.py:causal", "--engine", "llm"], "engine 'llm' needs the names of models"),
+        (["transfer", "flash_forward", "specs.py:causal", "--price", "m=1"], "--price 'm=1': wanted NAME=PROMPT,COMPLETION"),
         (["transfer", "flash_forward", "specs.py:causal", "--samples", "3"], "--samples is of no use with --engine rules"),
         (["transfer", "nothing.txt", "specs.py:causal"], "nothing.txt: No such file or directory"),
         (["transfer", "flash_forward", "nothing.txt"], "nothing.txt: No such file or directory"),
