@@ -184,6 +184,7 @@ def verify_command(
     subject = _subject(spec, _example_for(program, compiled, example))
     check_same_tensors(program, subject.spec)
     report = _verify(program, compiled, subject, thorough, counted)
+    least = None if report.verified or compiled is not None else _least_difference(program, subject)
     return {
         "kernel": str(kernel),
         "spec": spec,
@@ -192,8 +193,20 @@ def verify_command(
         "max_error": report.max_error,
         "error_budget": report.error_budget,
         "method": report.method,
-        "report": str(report),
+        "counter_example": least,
+        "report": str(report) + (f"\n  least input on which it differs: {least}" if least else ""),
     }
+
+
+def _least_difference(program: Program, subject: Subject) -> str | None:
+    """The smallest input found on which a program that is wrong differs from the function, and how; None for none."""
+    from .judging import ProgramJudge, SpecClaim
+
+    verdict = ProgramJudge(SpecClaim(subject)).judge(print_program(program))
+    if verdict.is_accepted:
+        return None
+    found = verdict.counter_example
+    return verdict.reason if found is None else "; ".join(dict.fromkeys([str(found), verdict.reason]))
 
 
 def _verify(
