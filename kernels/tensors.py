@@ -106,7 +106,7 @@ def _sunken(tensors: CaseTensors, spec: AttentionSpec) -> None:
 
 def _indicator(tensors: CaseTensors, spec: AttentionSpec) -> None:
     """Equal products, and values that say which key they are of: the output shows which keys are kept."""
-    q, k, v = tensors[:3]
+    q, _, v = tensors[:3]
     q.zero_()
     keys, width = v.shape[2:]
     v.copy_((torch.arange(keys)[:, None] % width == torch.arange(width)).to(v.dtype))
