@@ -30,6 +30,7 @@ __all__ = ["Finding", "Oracle", "counter_example", "least", "least_failure", "pr
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512, 768, 1024)
 MOST_STARTS = 4
+MOST_ATTEMPTS = 200  # to empty parts of one tensor
 TOGETHER = (("M", "N"), ("B",), ("Hkv",), ("M",), ("N",))
 Fails = Callable[[Inputs], bool]
 
@@ -274,9 +275,11 @@ def _sparse(inputs: Inputs, position: int, fails: Fails) -> Inputs:
     tensor = inputs.tensors[position]
     places = torch.nonzero(tensor.reshape(-1)).reshape(-1)
     size = math.ceil(len(places) / 2)
-    while size >= 1 and len(places):
+    attempts = 0
+    while size >= 1 and len(places) and attempts < MOST_ATTEMPTS:
         start = 0
-        while start < len(places):
+        while start < len(places) and attempts < MOST_ATTEMPTS:
+            attempts += 1
             fewer = inputs.tensors[position].clone().reshape(-1)
             fewer[places[start : start + size]] = 0
             attempt = _with(inputs, position, fewer.reshape(tensor.shape))
