@@ -33,7 +33,7 @@ def test_the_python_example_verifies() -> None:
     assert "verified" in done.stdout
 
 
-@pytest.mark.parametrize("document", ["docs/interfaces.md", "docs/determinism.md"])
+@pytest.mark.parametrize("document", ["docs/interfaces.md", "docs/determinism.md", "docs/cubridge.md"])
 def test_every_python_example_runs(document: str) -> None:
     found = examples(document)
     assert found
@@ -59,16 +59,44 @@ def _as_file(script: str) -> str:
 
 
 def test_the_commands_work_in_their_order(tmp_path: Path) -> None:
-    assert [command[0] for command in commands()] == ["generate", "verify", "lower", "generate", "schedule", "doctor"]
+    words = ["generate", "verify", "lower", "generate", "schedule", "doctor", "lift", "transfer", "verify"]
+    assert [command[0] for command in commands()] == words
     for command in commands():
-        words = [str(ROOT / word) if word.startswith("examples/") else word for word in command]
+        typed = [str(ROOT / word) if word.startswith("examples/") else word for word in command]
         done = subprocess.run(
-            [sys.executable, "-m", "tilewright.cli", *words],
+            [sys.executable, "-m", "tilewright.cli", *typed],
             capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False,
         )
         assert done.returncode == 0, f"tilewright {shlex.join(command)}: {done.stderr}"
     assert (tmp_path / "kernel" / "program.txt").exists()
     assert list((tmp_path / "mine").glob("*.py"))
+
+
+def test_the_walk_through_a_kernel(tmp_path: Path) -> None:
+    """The console commands of docs/cubridge.md, in order, and its pipe: three processes, text between them."""
+    text = (ROOT / "docs/cubridge.md").read_text(encoding="utf-8")
+    lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ tilewright ")]
+    assert [line.split()[1] for line in lines] == ["lift", "lift", "transfer", "verify", "lower"]
+    pipe = next(line.strip().removeprefix("$ ") for line in text.splitlines() if line.startswith("    $ tilewright lift"))
+    for line in [*lines, pipe.replace("SPEC", "examples/sliding_window.py:sliding_window") + " --out piped"]:
+        typed = line.replace("examples/", f"{ROOT}/examples/").replace("tilewright ", f"{sys.executable} -m tilewright.cli ")
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {typed}"],
+            capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False,
+        )
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+    before, after = ((tmp_path / name).read_text().splitlines() for name in ("expert.txt", "window.txt"))
+    changed = [line for line in after if line not in before]
+    assert [line.strip() for line in changed] == ["def sliding_window(", "return (j <= i) & (i < j + 32)"], changed
+    assert (tmp_path / "piped" / "program.txt").exists()
+    broken = (tmp_path / "window.txt").read_text().replace("i < j + 32", "i < j + 33")
+    (tmp_path / "window.txt").write_text(broken)
+    done = subprocess.run(
+        [sys.executable, "-m", "tilewright.cli", "verify", "window.txt", f"{ROOT}/examples/sliding_window.py:sliding_window"],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False,
+    )
+    assert done.returncode == 1
+    assert "row i=32 keeps key j=0, which the function leaves out" in done.stdout
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..dtypes import DType, Kind
-from ..edit import edit_program, expressions, map_expressions, references, without_factor
+from ..edit import edit_program, eliminate_dead, expressions, map_expressions, references, without_factor
 from ..errors import ScheduleError
 from ..expr import Expr, Op, apply, call, cast, const, loads, select, substitute, transform, var, walk
 from ..program import (
@@ -259,8 +259,10 @@ def round_weights(program: Program, spec: AttentionSpec) -> Program:
 
     rewrite:
         acc = gemm(p, v_tile, …)        ->      p_low = bf16(p); acc = gemm(p_low, v_tile, …)
-    needs: nothing; float32 programs are left as they are.
+    What the reference rounds to its own type is not rounded to that; float32 programs round nothing.
+    needs: nothing.
     """
+    program = _unrounded(program)
     if spec.dtype in (DType.F32, DType.F64):
         return program
     loaded = {s.name for s in statements(program.body) if isinstance(s, Load)}
@@ -273,6 +275,19 @@ def round_weights(program: Program, spec: AttentionSpec) -> Program:
         return rounded, replace(statement, left=low)
 
     return edit_program(program, edit)
+
+
+def _unrounded(program: Program) -> Program:
+    """Products of the weights themselves, not of `p_low = bf16(p)`."""
+    lets = [s for s in statements(program.body) if isinstance(s, Let) and s.value.op is Op.CAST]
+    rounded = {s.name: str(s.value.args[0].attr) for s in lets if s.value.args[0].op is Op.VAR}
+
+    def edit(statement: Statement) -> Statement:
+        if isinstance(statement, Gemm) and isinstance(statement.left, str) and statement.left in rounded:
+            return replace(statement, left=rounded[statement.left])
+        return statement
+
+    return eliminate_dead(edit_program(program, edit)) if rounded else program
 
 
 def drop_dead(program: Program, spec: AttentionSpec) -> Program:

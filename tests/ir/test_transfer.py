@@ -52,6 +52,14 @@ def test_transferred_programs(name: str, golden: Callable[[str, str], None]) -> 
     golden(f"transfer-{name}", str(program))
 
 
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F16, DType.BF16])
+def test_a_reference_that_rounds_its_weights_rounds_to_the_type_of_the_spec(dtype: DType) -> None:
+    spec = AttentionSpec("plain", dtype, 64, 64, score=S * 0.125)
+    once = transfer(reference_program(), AttentionSpec("low", DType.BF16, 64, 64))
+    assert str(once).count("p_low = bf16(p)") == 2
+    assert transfer(once, spec) == transfer(reference_program(), spec)
+
+
 def test_orchestration(golden: Callable[[str, str], None]) -> None:
     how = Orchestration((("m", 128), ("n", 32)), warps=8, stages=3, is_packed=True)
     program = transfer(reference_program(), SPECS["softcap-window"], how)
