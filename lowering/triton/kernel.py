@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir.dtypes import DType, Kind
-from ...ir.expr import Expr, Op, free_vars, rebuild, transform, var, walk
+from ...ir.edit import resolved
+from ...ir.expr import Expr, Op, free_vars, loads, rebuild, transform, var, walk
 from ...ir.printer import COMPARE, TERM, Path
 from ...ir.program import (
     Alloc,
@@ -85,7 +86,9 @@ class KernelWriter:
         self._spans: dict[str, str] = {}
         self._starts: dict[str, str] = {}
         self._left: dict[tuple[str, str], str] = {}
-        self._chosen = {s.name for s in statements(grid.body) if isinstance(s, TileAt)}
+        counted = {*grid.names, *(s.name for s in statements(grid.body) if isinstance(s, (RangeLoop, TileLoop)))}
+        tiles = [s for s in statements(grid.body) if isinstance(s, TileAt)]
+        self._chosen = {s.name for s in tiles if not self._is_counted(s.number, counted)}
         self._indices: dict[str, str] = {}
         self._tiles_of: dict[str, str] = {}
         self._elements: dict[Expr, str] = {}
@@ -180,8 +183,13 @@ class KernelWriter:
         return f"{self.span(tile)} < {self._left[tile, dim]}"
 
     def is_chosen(self, tile: str) -> bool:
-        """Whether tiles are those that a table or a formula says, not those of a grid or a loop one after the other."""
+        """Whether tiles are those that a table says, not those of a grid or a loop one after the other."""
         return tile in self._chosen
+
+    def _is_counted(self, number: Expr, counted: set[str]) -> bool:
+        """Whether a number is a formula of sizes and of what grids and loops count."""
+        plain = resolved(self.context.inline(number), self.context.definitions)
+        return not loads(plain) and free_vars(plain) <= {*counted, *self.context.sizes, *self.shapes.sizes}
 
     def index(self, tile: str) -> str:
         """Name of the indices that a tile covers; defines it at its first use."""
@@ -230,13 +238,7 @@ class KernelWriter:
     def short_text(self, value: Expr, path: Path) -> str:
         """Text of an integer scalar in 32 bits."""
         text = self.text(value, (), path)
-        return f"tl.cast({text}, tl.int32)" if self._is_long(value) else text
-
-    def _is_long(self, value: Expr) -> bool:
-        """Whether an integer has elements of 64 bits, or variables of 64 bits outside of the indices of elements."""
-        if value.op is Op.LOAD:
-            return self.shapes.dtype(str(value.attr)) is DType.I64
-        return self.is_wide(value) if value.op is Op.VAR else any(map(self._is_long, value.args))
+        return f"tl.cast({text}, tl.int32)" if self.is_wide(value) else text
 
     def is_past_end(self, tile: str) -> bool:
         """Whether rows of a tile may lie past the end of what its tiles cover."""
@@ -250,8 +252,15 @@ class KernelWriter:
         return str(self.extent(tile)) != size or self.is_past_end(tile)
 
     def is_wide(self, expr: Expr) -> bool:
-        """Whether the text of an integer computes in 64 bits."""
-        return not self.wide.isdisjoint(free_vars(expr))
+        """Whether the text of an integer computes in 64 bits: with such elements, or widened for an offset."""
+        if expr.op is Op.VAR:
+            kind = self.shapes.names.get(str(expr.attr))
+            return str(expr.attr) in self.wide or (kind is not None and kind.dtype is DType.I64)
+        if expr.op is Op.LOAD:
+            return self.shapes.dtype(str(expr.attr)) is DType.I64
+        if expr.op is Op.CAST or expr.kind is not Kind.INT:
+            return expr.attr is DType.I64
+        return any(self.is_wide(arg) for arg in expr.args)
 
     def forget(self, names: set[str]) -> None:
         """Drop what was derived from names that are bound anew."""
@@ -272,8 +281,8 @@ class KernelWriter:
 
     def prepare(self, expr: Expr, path: Path) -> Expr:
         """The expression ready to be written: regions resolved, literals folded, its loads written as lines."""
-        resolved = folded(transform(expr, self._resolve), self.shapes.sizes)
-        ready = transform(resolved, lambda node: self._element(node, path) if node.op is Op.LOAD else None)
+        plain = folded(transform(expr, self._resolve), self.shapes.sizes)
+        ready = transform(plain, lambda node: self._element(node, path) if node.op is Op.LOAD else None)
         self._note_sizes(ready)
         return ready
 
@@ -419,8 +428,7 @@ class KernelWriter:
                 self.line(f"{text} = {count} - 1 - {value}{note}" if is_reversed else f"{text} = {value}")
                 self.bind_tile(name, False, self.grid.body)
             else:
-                self.wide.add(name)
-                self.line(f"{text} = ({value}).to(tl.int64)" if " " in value else f"{text} = {value}.to(tl.int64)")
+                self.line(f"{text} = {value}")
             rest = f"{rest} // {count}"
         for name in self.grid.names:
             self._leave_past_end(name)
@@ -431,8 +439,6 @@ class KernelWriter:
             if name in self.shapes.tiles:
                 self.bind_tile(name, False, self.grid.body)
                 self.define_extent(name, self.path)
-            else:
-                self.wide.add(name)
 
     def instance(self, names: tuple[str, ...]) -> str:
         """The number of the instance of a grid that has some of this one's variables."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...ir.domain.linear import Linear, literal
+from ...ir.dtypes import DType, Kind
 from ...ir.edit import resolved
-from ...ir.expr import Expr, Op, apply, const, index, transform, var, walk
-from ...ir.printer import ATOM, COMPARE, TERM, Path
+from ...ir.expr import Expr, Op, apply, cast, const, index, transform, var, walk
+from ...ir.printer import ATOM, COMPARE, SUM, TERM, Path
 from ...ir.program import All, Alloc, Ref, TileAxis
 from .context import padded_size
 from .expressions import folded, widening
@@ -64,7 +65,7 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = 
         elif not writer.shapes.axes(item):
             scalars += scalar_offset(writer, writer.prepare(item, path), stride)
     is_fresh = writer.is_merge and isinstance(writer.shapes.tensors[ref.name], Alloc)
-    return Place((writer.context.names(ref.name), *scalars, *tiles), tuple(conditions), axes, is_fresh)
+    return Place((writer.context.names(ref.name), *scalars, *tiles), tuple(dict.fromkeys(conditions)), axes, is_fresh)
 
 
 def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -> tuple[list[str], list[str]]:
@@ -84,16 +85,18 @@ def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -
             continue
         start, step = rows_from(writer, item, axis, is_whole)
         if start is None:
-            index = writer.prepare(item, path)
-            cast = "" if writer.is_wide(index) else ".to(tl.int64)"
-            offsets.append(times(f"{writer.expressions.text(index, (axis,), ATOM if cast else TERM)}{cast}", stride))
+            index = long_products(writer, writer.prepare(item, path))
+            wider = "" if writer.is_wide(index) else ".to(tl.int64)"
+            text = writer.expressions.text(index, (axis,), ATOM if wider else TERM)
+            offsets.append(times(f"{text}{wider}", stride))
             continue
         if step == 0:
             scalars += scalar_offset(writer, writer.prepare(start, path), stride)
             continue
         first = writer.start(axis)
         if start is not const(0):
-            first = f"({writer.text(start, (), path)} + {first})"
+            ready = writer.share(long_products(writer, writer.prepare(start, path)))
+            first = f"({writer.expressions.text(ready, (), SUM)} + {first})"
         scalars.append(times(f"{first}", stride))
         tiles.append(times(f"{widened(writer.span(axis), wide)}", stride))
     if offsets:
@@ -155,9 +158,22 @@ def scalar_offset(writer: KernelWriter, item: Expr, stride: str) -> list[str]:
     if item.op is Op.CONST:
         number = f"tl.cast({item.attr}, tl.int64)" if " " in stride else str(item.attr)
         return [] if item.attr == 0 else [times(number, stride)]
+    item = long_products(writer, item)
     if writer.is_wide(item):
         return [times(f"{writer.expressions.text(item, (), TERM)}", stride)]
     return [times(f"tl.cast({writer.expressions.text(item, ())}, tl.int64)", stride)]
+
+
+def long_products(writer: KernelWriter, item: Expr) -> Expr:
+    """An index with its products of scalars in 64 bits: places in a tensor of one dimension may need them."""
+
+    def long(node: Expr) -> Expr | None:
+        is_product = node.op is Op.MUL and node.kind is Kind.INT and not writer.expressions.axes(node)
+        if not is_product or any(arg.op is Op.CONST or writer.is_wide(arg) for arg in node.args):
+            return None
+        return cast(node.args[0], DType.I64) * node.args[1]
+
+    return transform(item, long)
 
 
 def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:

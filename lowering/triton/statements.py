@@ -171,14 +171,14 @@ def _reduce(writer: KernelWriter, s: Reduce, path: Path) -> None:
 def _tile_at(writer: KernelWriter, s: TileAt, path: Path) -> None:
     name = writer.context.names(s.name)
     if not writer.is_element(name, s.number, path):
-        writer.line(f"{name} = {writer.text(s.number, (), path)}")
+        writer.line(f"{name} = {writer.short_text(s.number, path)}")
     writer.define_extent(s.name, path)
     writer.bind_tile(s.name, False, writer.grid.body)
 
 
 def _range_loop(writer: KernelWriter, s: RangeLoop, path: Path) -> None:
     bound = {s.name, *bound_names(s.body)}
-    start, stop = writer.text(s.start, (), path), writer.text(s.stop, (), path)
+    start, stop = writer.short_text(s.start, path), writer.short_text(s.stop, path)
     writer.hoist(s.body, (), bound, path)
     with writer.block(f"for {writer.context.names(s.name)} in tl.range({start}, {stop}):"):
         writer.body(s.body, path)
