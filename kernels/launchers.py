@@ -50,7 +50,10 @@ def _launches(value: Any, seen: set[int]) -> bool:
         return _launches(value.__func__, seen) or _launches(value.__self__, seen)
     if not isinstance(value, FunctionType) or value.__module__.partition(".")[0] in LIBRARIES:
         return False
-    named = [value.__globals__.get(name) for name in _names(value.__code__)]
+    names = list(_names(value.__code__))
+    named = [value.__globals__.get(name) for name in names]
+    modules = [m for m in named if isinstance(m, ModuleType) and m.__name__.partition(".")[0] not in LIBRARIES]
+    named += [vars(module).get(name) for module in modules for name in names]
     named += [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
     return any(_is_kernel(one) or _launches(one, seen) for one in named)
 

@@ -8,7 +8,7 @@ from ..dtypes import DType
 from ..edit import references
 from ..expr import Expr, Op, cast, free_vars, walk
 from ..program import Alloc, Block, Fill, Let, Load, Program, Ref, Statement, Store, Sync, statements
-from .unread import drop_unread
+from .unread import drop_unread, unread_buffers
 
 __all__ = ["forward_scratch"]
 
@@ -27,7 +27,9 @@ def forward_scratch(program: Program) -> Program:
     if not buffers:
         return program
     body = _forwarded(program.body, buffers)
-    return drop_unread(replace(program, body=body)) if body != program.body else program
+    if body == program.body and not unread_buffers(program):
+        return program
+    return drop_unread(replace(program, body=body))
 
 
 def _forwarded(body: tuple[Statement, ...], buffers: dict[str, DType]) -> tuple[Statement, ...]:

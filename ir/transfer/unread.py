@@ -18,13 +18,14 @@ def drop_unread(program: Program) -> Program:
     """
     while True:
         program = eliminate_dead(program)
-        unread = _unread_buffers(program)
+        unread = unread_buffers(program)
         if not unread:
             return _drop_regions(program)
         program = edit_program(program, lambda s: () if _is_of(s, unread) else s)  # noqa: B023 - called at once
 
 
-def _unread_buffers(program: Program) -> set[str]:
+def unread_buffers(program: Program) -> set[str]:
+    """Buffers of the program's own that no line reads."""
     found = {s.name for s in program.body if isinstance(s, Alloc)}
     for statement in statements(program.body):
         if not isinstance(statement, Store):

@@ -55,6 +55,12 @@ def test_a_new_name_or_a_new_value_between_is_heeded(between: str) -> None:
         assert "back = load(tmp[m])" in str(after)
 
 
+def test_memory_that_nobody_reads_goes() -> None:
+    text = str(program("")).replace("back = load(tmp[m])", "back = scale")
+    assert "store(tmp[m], scale)" in text
+    assert "tmp" not in str(forward_scratch(parse_program(text)))
+
+
 def test_programs_without_memory_of_their_own_stay_the_same() -> None:
     text = str(program("")).replace('    tmp = alloc(f32[M], space="global")\n', "").replace("store(tmp[m], scale)", "pass_ = scale")
     same = parse_program(text.replace("back = load(tmp[m])", "back = pass_"))

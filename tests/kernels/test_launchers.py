@@ -52,6 +52,18 @@ def test_a_launcher_is_one_that_reaches_a_kernel(module: ModuleType) -> None:
     assert launchers_of(module) == ["launch"]
 
 
+def test_kernels_are_reached_through_modules(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def through(q, k, v):
+        return kernels.launch(q, k, v)  # type: ignore[name-defined]  # noqa: F821
+
+    def beside(q, k, v):
+        return kernels.plain(q, k, v)  # type: ignore[name-defined]  # noqa: F821
+
+    monkeypatch.setitem(through.__globals__, "kernels", module)
+    assert is_launcher(through)
+    assert not is_launcher(beside)
+
+
 def test_two_launchers_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "pair.py"
     path.write_text(textwrap.dedent(KERNEL).replace("def plain(q, k, v):", "def again(q, k, v):\n    return _inner(q, k)\n\ndef plain(q, k, v):"))

@@ -40,3 +40,6 @@ def test_what_their_programs_say() -> None:
     assert "for e in grid(8):" in texts["persistent_tiles"]
     assert any(isinstance(s, ReduceAdd) for s in statements(lifted("atomic_backward").program.body))
     assert "store(dq[z0, z1, z2, :], 0.0)" in texts["atomic_backward"]
+    assert "query = load(q[b, h, m, :])" in texts["identity_aligned"]
+    assert "x = gemm(query, key)" in texts["identity_aligned"]
+    assert "index(n) <= N + index(m) - M" in texts["identity_aligned"]

@@ -224,3 +224,14 @@ def library_function(symbol: str) -> Build | None:
     name = symbol.strip('"').removeprefix("__nv_")
     op = LIBDEVICE.get(name) or LIBDEVICE.get(name.removesuffix("f"))
     return None if op is None else of(op)
+
+
+def is_identity(expr: Expr) -> bool:
+    """Whether a tile's elements, over `lane.0` and `lane.1`, are one where these are equal and zero elsewhere."""
+    while expr.op is Op.CAST:
+        expr = expr.args[0]
+    if expr.op is not Op.SELECT or expr.args[0].op not in (Op.EQ, Op.NE):
+        return False
+    condition, then, other = expr.args
+    one, zero = (then, other) if condition.op is Op.EQ else (other, then)
+    return _is(one, 1) and _is(zero, 0) and {a.attr for a in condition.args if a.op is Op.VAR} == {"lane.0", "lane.1"}

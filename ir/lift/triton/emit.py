@@ -65,7 +65,7 @@ class Emitter(Roles):
         if isinstance(item, Access):
             return self._access(item)
         if isinstance(item, Assign):
-            return [Let(item.name, self.final(item.expr))]
+            return [Let(item.name, self._known(item.name, self.final(item.expr)))]
         if isinstance(item, Constant):
             axes = tuple(self._axis_name(axis) for axis in item.axes if axis is not None)
             return [Fill(item.name, ELEMENTS[item.element], axes, self.final(item.value))]
@@ -77,6 +77,12 @@ class Emitter(Roles):
         if isinstance(item, Loop):
             return [self._loop(item)]
         return self._branch(item)
+
+    def _known(self, name: str, value: Expr) -> Expr:
+        """A tile's value, unless it is computed from places along a dimension that is whole in every tile."""
+        if any(axis.startswith("axis.") for axis in free_vars(value)):
+            raise UnsupportedKernel(f"{name} is computed from places along a dimension that the kernel takes whole")
+        return value
 
     def _branch(self, item: Branch) -> list[Statement]:
         if self._is_certain(item.condition):

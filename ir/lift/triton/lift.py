@@ -67,7 +67,7 @@ def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], n
     try:
         verify(program)
     except TilewrightError as error:
-        raise UnsupportedKernel(f"the kernel has no valid form in the program language: {error}\n{program}") from error
+        raise UnsupportedKernel(f"the kernel has no valid form in the program language: {error}") from error
     return Lifted(program, tuple(lifter.ttir), tuple(dict.fromkeys(lifter.notes)), lifter.numbers)
 
 

@@ -9,7 +9,7 @@ from ...dtypes import DType, Kind
 from ...errors import UnsupportedKernel
 from ...expr import Expr, Op, apply, cast, const, free_vars, load, substitute, transform, var
 from . import control
-from .elementwise import TABLE, compared, folded, library_function, single
+from .elementwise import TABLE, compared, folded, is_identity, library_function, single
 from .naming import Names, Uses, needs_name, source_name
 from .poly import Integers
 from .text import Function, Operation, Type
@@ -49,6 +49,7 @@ class Reader:
         self.counter = 0
         self.carried: set[str] = set()
         self.rank: dict[str, int] = {}
+        self.loaded: dict[str, str] = {}  # element types of tiles as they are in memory
         self.program_names: dict[str, str] = {}
         self.programs = [f"{prefix}pid.{axis}" for axis in range(3)]
         for name, extent in zip(self.programs, grid, strict=True):
@@ -313,7 +314,11 @@ def _divide(is_rest: bool) -> Callable[[Reader, Operation], None]:
 
 def _to_low(reader: Reader, operation: Operation) -> None:
     element = operation.types[-1].element
+    value = reader.value(operation.operands[0])
+    if value.expr.op is Op.VAR and reader.loaded.get(str(value.expr.attr)) == element:  # widened and narrowed again
+        return reader.define(operation, Value(value.shape, element, value.expr, value.axes))
     reader.elementwise(operation, lambda x: cast(x, ELEMENTS[element]) if x.op is not Op.CONST else x)
+    return None
 
 
 def _to_integer(reader: Reader, operation: Operation) -> None:
@@ -363,6 +368,7 @@ def _load(reader: Reader, operation: Operation) -> None:
     axes = reader.axes.of_shape(pointer.shape)
     name = reader.names.fresh(source_name(reader.function, operation))
     reader.rank[name] = len(wide)
+    reader.loaded[name] = pointer.element
     reader.body.append(Access(
         "load", pointer.base, reader.on_axes(pointer, axes), axes,
         None if mask is None else reader.on_axes(mask, axes), pointer.element,
@@ -400,6 +406,9 @@ def _write(reader: Reader, operation: Operation, kind: str, operands: Sequence[s
 
 def _dot(reader: Reader, operation: Operation) -> None:
     left, right, into = (reader.value(name) for name in operation.operands[:3])
+    same = _times_identity(reader, operation)
+    if same is not None:
+        return reader.define(operation, same)
     wanted = source_name(reader.function, operation)
     left_name, left = reader.tile_name(left, f"{wanted}_left")
     right_name, right = reader.tile_name(right, f"{wanted}_right")
@@ -422,6 +431,18 @@ def _dot(reader: Reader, operation: Operation) -> None:
         total = Value(shape, element, folded(Op.ADD, product.expr, start), (rows, columns))
         return reader.bind(operation, total)
     reader.define(operation, product)
+    return None
+
+
+def _times_identity(reader: Reader, operation: Operation) -> Value | None:
+    """The other operand of a product with the identity matrix, which changes a layout and no value; else None."""
+    left, right, into = (reader.value(name) for name in operation.operands[:3])
+    if into.is_data or into.expr.op is not Op.CONST or into.expr.attr != 0:
+        return None
+    for value, other in ((left, right), (right, left)):
+        if value.is_data and not other.is_data and is_identity(other.expr):
+            reader.note("a product with the identity matrix is its other operand")
+            return Value(value.shape, operation.types[-1].element, value.expr, value.axes)
     return None
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import UnsupportedKernel
-from ...expr import Expr, const, var
+from ...expr import Expr, Op, apply, const, var
 
 Values = tuple[int, ...]
 MAX_DEGREE = 4
 USUAL_BLOCKS = (16, 32, 64, 128, 256, 512, 1024)
+SHIFTS = (1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,32 @@ class SizeTable:
                 rest = self.monomial(tuple(v // t for v, t in zip(values, there, strict=True)))
                 if rest is not None:
                     return expr * rest.expr()
+        return self._combination(values)
+
+    def _combination(self, values: Values) -> Expr | None:
+        """A sum, a difference, the least or the largest of two sizes, by some more or fewer; a count of blocks of one.
+
+        None where several are as simple: the examples do not tell which it is.
+        """
+        pairs = list(self._pairs())
+        near = [(_plus(e, s), _added(x, s)) for (e, x), s in itertools.product(pairs, SHIFTS)]
+        counts = [
+            (ceil_div(e, block), tuple(-(-v // block) for v in x))
+            for (e, x), block in itertools.product(pairs, self.blocks)
+        ]
+        for level in (pairs, near, counts):
+            found = {expr for expr, there in level if there == values}
+            if found:
+                return found.pop() if len(found) == 1 else None
         return None
+
+    def _pairs(self) -> Iterator[tuple[Expr, Values]]:
+        for (a, x), (b, y) in itertools.combinations(self.values.items(), 2):
+            yield var(a) + var(b), tuple(p + q for p, q in zip(x, y, strict=True))
+            yield var(a) - var(b), tuple(p - q for p, q in zip(x, y, strict=True))
+            yield var(b) - var(a), tuple(q - p for p, q in zip(x, y, strict=True))
+            yield apply(Op.MIN, var(a), var(b)), tuple(map(min, x, y))
+            yield apply(Op.MAX, var(a), var(b)), tuple(map(max, x, y))
 
     def _shifted(self) -> Iterator[tuple[Expr, Values]]:
         for name, there in self.values.items():
@@ -144,6 +170,14 @@ class SizeTable:
 def ceil_div(value: Expr, block: int) -> Expr:
     """The number of blocks of `block` that cover `value`."""
     return (value + (block - 1)) // const(block)
+
+
+def _plus(expr: Expr, offset: int) -> Expr:
+    return expr + offset if offset > 0 else expr - (-offset)
+
+
+def _added(x: Values, offset: int) -> Values:
+    return tuple(v + offset for v in x)
 
 
 def _times(x: Values, y: Values) -> Values:
