@@ -1,4 +1,4 @@
-"""Round trip of expert kernels: Triton → program → Triton. Seconds of the lift, and what both cost when cross-compiled.
+"""Round trip of expert kernels, Triton → program → Triton: seconds, and what both kernels cost when cross-compiled.
 
     python -m tilewright.bench.lifting RESULTS.json [FOLDER]
 
@@ -16,11 +16,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..ir.errors import TilewrightError
+from ..ir.dtypes import DType
+from ..ir.errors import ScheduleError, TilewrightError
+from ..ir.expr import Op, apply
 from ..ir.lift.triton import Lifted, lift_triton
 from ..ir.lift.triton.capture import Launch, capture
 from ..ir.lift.triton.ttir import signature_of
 from ..ir.program import Program
+from ..ir.spec import COLUMN, ROW, AttentionSpec, S
+from ..ir.transfer import transfer
 
 __all__ = ["ARCHITECTURES", "round_trip", "rows_of"]
 
@@ -32,7 +36,7 @@ Resources = dict[str, int]
 
 
 def round_trip(folder: Path = FIXTURES) -> list[dict[str, Any]]:
-    """A row for each kernel and architecture: resources of the original and of ours, ratios, seconds."""
+    """A row for each kernel and architecture: resources of the original and of ours, ratios, seconds of the module."""
     modules = [_module(path) for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
     return [row for module in modules for row in rows_of(module)]
 
@@ -42,14 +46,16 @@ def rows_of(module: ModuleType) -> list[dict[str, Any]]:
     case = module.__name__.rpartition(".")[2]
     try:
         examples = [module.inputs(**sizes) for sizes in module.EXAMPLES]
-        lifted, lift_s = _lift(module, examples)
+        lifted, seconds = _lift(module, examples)
         runs = [capture(module.launch, example) for example in examples]
     except TilewrightError as error:
         return [{"suite": "lifting", "case": case, "error": str(error)}]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    transfer_s = _transfer(lifted.program)
     for arch in ARCHITECTURES:
         for number, launch in enumerate(runs[0].launches):
-            row = {"suite": "lifting", "case": f"{case}.{launch.function.__name__}", "arch": arch, "lift_s": lift_s}
+            name = f"{case}.{launch.function.__name__}"
+            row = {"suite": "lifting", "case": name, "arch": arch, **seconds, "transfer_s": transfer_s}
             try:
                 original = _original([run.launches[number] for run in runs], arch)
                 ours = _ours(lifted.program, number, len(runs[0].launches), _config(launch), arch)
@@ -59,13 +65,32 @@ def rows_of(module: ModuleType) -> list[dict[str, Any]]:
     return rows
 
 
-def _lift(module: ModuleType, examples: Sequence[Sequence[Any]]) -> tuple[Lifted, float]:
+def _lift(module: ModuleType, examples: Sequence[Sequence[Any]]) -> tuple[Lifted, dict[str, float]]:
+    """The lifted module, and the seconds of the first and of the fastest lift."""
     times = []
     for _ in range(LIFTS):
         begin = time.perf_counter()
         lifted = lift_triton(module.launch, examples, module.__name__.rpartition(".")[2])
         times.append(time.perf_counter() - begin)
-    return lifted, round(min(times), 3)
+    return lifted, {"first_lift_s": round(times[0], 3), "lift_s": round(min(times), 3)}
+
+
+def _transfer(program: Program) -> float | None:
+    """Seconds of recognising a lifted program and putting a capped window into it; None for a backward program."""
+    fixed = program.fixed
+    score = 30.0 * apply(Op.TANH, S * (0.125 / 30.0))
+    spec = AttentionSpec(
+        "capped_window", DType.F16, fixed["D"], fixed["Dv"], score=score, keep=(COLUMN <= ROW) & (ROW - COLUMN < 200)
+    )
+    times = []
+    for _ in range(LIFTS):
+        begin = time.perf_counter()
+        try:
+            transfer(program, spec)
+        except ScheduleError:
+            return None
+        times.append(time.perf_counter() - begin)
+    return round(min(times), 3)
 
 
 def _config(launch: Launch) -> tuple[int, int]:
