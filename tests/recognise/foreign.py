@@ -73,6 +73,7 @@ COMPUTED = {
         ),
     ),
     "running_lse": scaled("flash_one"),
+    "normalised_steps": scaled("divided", keep=COLUMN <= ROW),
     "split_lse": scaled("split_kv"),
     "varlen_causal": scaled("varlen", keep=COLUMN <= ROW),
     "if_mask": scaled("if_mask", keep=COLUMN <= ROW, requires=SQUARE),

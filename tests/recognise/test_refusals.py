@@ -55,6 +55,11 @@ WRONG = [
     ("mask_tensor", "load(mask[b, m, n])", "load(mask[b, m, n], where=index(m) > 3)", "rows are left out"),
     ("window_three", "for t in range(m, m + 1)", "for t in range(m - 1, m + 1)", "counts once"),
     ("relu_squared", "part = reduce_sum(w, axis=n)", "part = reduce_sum(r, axis=n)", "are not those that multiply v"),
+    ("normalised_steps", "p * (new / grown)", "p * (new / sum)", RESCALED),
+    ("normalised_steps", "(sum / grown * old)", "(sum / grown)", RESCALED),
+    ("normalised_steps", "(sum / grown * old)", "(1.0 / grown * old)", RESCALED),
+    ("normalised_steps", "p * (new / grown)", "p / grown", RESCALED),
+    ("normalised_steps", "acc = zeros(f32[m, Dv])", "acc = full(f32[m, Dv], 1.0)", RESCALED),
     ("running_lse", "l_i_new = exp(lse_i - m_ij) + l_ij", "l_i_new = exp(m_i - m_ij) + l_ij", RESCALED),
     ("running_lse", "o_scale = exp(m_i - lse_i)", "o_scale = exp(lse_i - m_i)", "does not cancel"),
 ]  # fmt: skip

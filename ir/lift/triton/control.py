@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...expr import Expr, Op, const, free_vars, var
-from .elementwise import folded, negated
+from .elementwise import folded, is_identity, negated
 from .poly import added, scaled, to_expr
 from .sizes import ceil_div
 from .values import Assign, Branch, Constant, Item, Loop, Value
@@ -259,3 +259,16 @@ def _shared_name(operation: Operation, *sides: Value) -> str:
     if not plain[0].isdigit():
         return plain
     return next((str(side.expr.attr) for side in sides if side.expr.op is Op.VAR), "chosen")
+
+
+def times_identity(reader: Reader, operation: Operation) -> bool:
+    """Bind a product with the identity matrix, which changes a layout and no value, to its other operand."""
+    left, right, into = (reader.value(name) for name in operation.operands[:3])
+    if into.is_data or into.expr.op is not Op.CONST or into.expr.attr != 0:
+        return False
+    for value, other in ((left, right), (right, left)):
+        if value.is_data and not other.is_data and is_identity(other.expr):
+            reader.note("a product with the identity matrix is its other operand")
+            reader.define(operation, Value(value.shape, operation.types[-1].element, value.expr, value.axes))
+            return True
+    return False

@@ -9,7 +9,7 @@ from ...dtypes import DType, Kind
 from ...errors import UnsupportedKernel
 from ...expr import Expr, Op, apply, cast, const, free_vars, load, substitute, transform, var
 from . import control
-from .elementwise import TABLE, compared, folded, is_identity, library_function, single
+from .elementwise import TABLE, compared, folded, library_function, single
 from .naming import Names, Uses, needs_name, source_name
 from .poly import Integers
 from .text import Function, Operation, Type
@@ -406,9 +406,8 @@ def _write(reader: Reader, operation: Operation, kind: str, operands: Sequence[s
 
 def _dot(reader: Reader, operation: Operation) -> None:
     left, right, into = (reader.value(name) for name in operation.operands[:3])
-    same = _times_identity(reader, operation)
-    if same is not None:
-        return reader.define(operation, same)
+    if control.times_identity(reader, operation):
+        return None
     wanted = source_name(reader.function, operation)
     left_name, left = reader.tile_name(left, f"{wanted}_left")
     right_name, right = reader.tile_name(right, f"{wanted}_right")
@@ -431,18 +430,6 @@ def _dot(reader: Reader, operation: Operation) -> None:
         total = Value(shape, element, folded(Op.ADD, product.expr, start), (rows, columns))
         return reader.bind(operation, total)
     reader.define(operation, product)
-    return None
-
-
-def _times_identity(reader: Reader, operation: Operation) -> Value | None:
-    """The other operand of a product with the identity matrix, which changes a layout and no value; else None."""
-    left, right, into = (reader.value(name) for name in operation.operands[:3])
-    if into.is_data or into.expr.op is not Op.CONST or into.expr.attr != 0:
-        return None
-    for value, other in ((left, right), (right, left)):
-        if value.is_data and not other.is_data and is_identity(other.expr):
-            reader.note("a product with the identity matrix is its other operand")
-            return Value(value.shape, operation.types[-1].element, value.expr, value.axes)
     return None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ...dtypes import Kind
 from ...edit import name_bound, names_read
+from ...errors import ScheduleError
 from ...expr import Expr, Op, apply, call, const, index, var, walk
 from ...integers import polynomial
 from ...printer import Path, print_expr
@@ -140,9 +141,14 @@ class _Solver:
             final = call("@peak", (len(self.walker.peaks), *self.before.coords), Kind.FLOAT)
             self.walker.peaks[final] = forms.expr(update)
             results[name] = finals[name] = final
-        for name in new:
-            if name not in peaks:
-                results[name] = self._sum(name, updates[name], peaks, finals)
+        sums = [name for name in new if name not in peaks]
+        found = {name: self._sum(name, updates[name], peaks, finals) for name in sums}
+        for name in sums:
+            masses = {n: e for n, e in found.items() if e is not None}
+            result = found[name] or self._normalised(name, updates, masses, peaks, finals)
+            if result is None:
+                raise self._no_sum(name)
+            results[name] = result
         return results
 
     def _check_conditions(self, new: dict[str, Expr]) -> None:
@@ -173,16 +179,46 @@ class _Solver:
             return False
         return self.symbols[name] in _operands(atom) or self.symbols[name] not in set(walk(atom))
 
-    def _sum(self, name: str, update: Form, peaks: dict[str, Form], finals: dict[str, Expr]) -> Expr:
+    def _sum(self, name: str, update: Form, peaks: dict[str, Form], finals: dict[str, Expr]) -> Expr | None:
         symbol = self.symbols[name]
         found = self._linear(name, update, symbol, peaks, finals)
-        if found is not None:
-            return found
         for base in (1.0, LOG2E):
-            found = self._logarithm(name, update, symbol, base)
-            if found is not None:
-                return found
-        raise self.walker.refuse(
+            if found is None:
+                found = self._logarithm(name, update, symbol, base)
+        return found
+
+    def _normalised(
+        self,
+        name: str,
+        updates: dict[str, Form],
+        masses: dict[str, Expr],
+        peaks: dict[str, Form],
+        finals: dict[str, Expr],
+    ) -> Expr | None:
+        """A sum that every step divides by what another sum has grown to: c * l is a sum like any other.
+
+        c' = c * r * l / l' + d / l' makes (c * l)' = (c * l) * r + d.
+        """
+        forms, symbol = self.walker.forms, self.symbols[name]
+        ratio, added = _split(updates[name], symbol)
+        for mass, final in masses.items():
+            share = forms.inverse(updates[mass])
+            if ratio is None or len(share) != 1:
+                continue
+            grown = forms.inverse(share)
+            own = forms.inverse(forms.of(self.symbols[mass]))
+            plain = forms.times(forms.times(ratio, grown), own)
+            plain = forms.times(plain, forms.atom(symbol))
+            start = forms.of(self.before.env[name])
+            if start:
+                continue  # what a kernel starts with would have to be normalised as well
+            total = self._linear(name, forms.add(plain, forms.times(added, grown)), symbol, peaks, finals)
+            if total is not None:
+                return forms.expr(forms.times(forms.of(total), forms.inverse(forms.of(final))))
+        return None
+
+    def _no_sum(self, name: str) -> ScheduleError:
+        return self.walker.refuse(
             self._line(name),
             f"{name!r} is carried from one tile of keys to the next and is neither a running maximum, nor a sum that "
             "is rescaled by exactly what the running maximum rose",
