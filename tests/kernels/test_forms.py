@@ -10,6 +10,7 @@ import torch
 import tilewright as tw
 from tilewright.ir.errors import LoweringError, VerificationError
 from tilewright.kernels import forms
+from tilewright.kernels.references import reference_program
 from tilewright.schedules.tuning import DECODE, DENSE, SPLIT, form_for
 
 from .conftest import causal_spec, qkv
@@ -27,9 +28,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     original = forms.compile_spec
 
-    def counting(spec: Any, target: str, arch: Any, stages: Any, form: str) -> Any:
+    def counting(spec: Any, target: str, arch: Any, stages: Any, form: str, reference: Any = None) -> Any:
         found.append(form)
-        return original(spec, target, arch, stages, form)
+        return original(spec, target, arch, stages, form, reference)
 
     monkeypatch.setattr(forms, "compile_spec", counting)
     return found
@@ -80,11 +81,11 @@ def test_a_wrong_decode_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     """A program that forgets to add up all splits."""
     original = forms.compile_spec
 
-    def wrong(spec: Any, target: str, arch: Any, stages: Any, form: str) -> Any:
+    def wrong(spec: Any, target: str, arch: Any, stages: Any, form: str, reference: Any = None) -> Any:
         from tilewright.ir.parser import parse_program
         from tilewright.kernels.compiled import lower_program
 
-        text = str(original(spec, target, arch, stages, form).program)
+        text = str(original(spec, target, arch, stages, form, reference).program)
         bad = text.replace("for split in range(0, (N + 1023) // 1024):", "for split in range(0, min((N + 1023) // 1024, 1)):")
         assert bad != text
         return lower_program(parse_program(bad), target, arch, spec=spec)
@@ -98,12 +99,22 @@ def test_a_wrong_decode_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_has_no_decode_form_is_served_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     original = forms.compile_spec
 
-    def refusing(spec: Any, target: str, arch: Any, stages: Any, form: str) -> Any:
+    def refusing(spec: Any, target: str, arch: Any, stages: Any, form: str, reference: Any = None) -> Any:
         if form == DECODE:
             raise LoweringError("no")
-        return original(spec, target, arch, stages, form)
+        return original(spec, target, arch, stages, form, reference)
 
     monkeypatch.setattr(forms, "compile_spec", refusing)
     kernel = tw.compile(full_eager, target="cpu", verify=False)
     tensors = qkv(1, 2, 1, 50)
     torch.testing.assert_close(kernel(*tensors), full_eager(*tensors), rtol=1e-5, atol=1e-5)
+
+
+def test_an_experts_program_serves_every_length_in_its_own_tiles() -> None:
+    text = str(reference_program()).replace("tiles(M, 64)", "tiles(M, 48)").replace("tiles(N, 64", "tiles(N, 80")
+    kernel = tw.compile(full_eager, target="cpu", reference=text)
+    for rows in (1, 100):
+        q, k = torch.randn(1, 2, rows, 64), torch.randn(1, 2, 300, 64)
+        assert (kernel(q, k, k) - full_eager(q, k, k)).abs().max() < 1e-5
+        assert "tiles(M, 48)" in str(kernel.program)
+        assert "tiles(N, 80" in str(kernel.program)
