@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ...algebra import simplify
 from ...dtypes import DType, Kind
-from ...expr import Expr, Op, apply, call, const, index, load, select, substitute, transform, var
+from ...expr import Expr, Op, apply, call, const, free_vars, index, load, loads, select, substitute, transform, var
 from ...printer import Path, print_expr
 from ...program import (
     All,
@@ -42,7 +43,10 @@ from .coordinates import GROUP
 from .forms import replaced
 from .lines import LSE, MINUS, closing_lines, f, merging, softmax_lines
 from .naming import Naming
+from .prover import implies
 from .specify import Weighed
+
+ROW_NAMES = frozenset({"h", "i", "j"})
 
 
 @dataclass(slots=True)
@@ -87,14 +91,44 @@ class Emitter(Naming):
         places, params = self.places, (RegionParam("b", Kind.INT),)
         found = []
         if places.start is not None:
-            start = self.tensors.get(str(places.start.attr), str(places.start.attr))
-            length = load(start, (var("b") + 1,), Kind.INT) - load(start, (var("b"),), Kind.INT)
-            found.append(Region("rows", params, length))
+            found.append(Region("rows", params, self.named(self._rows())))
         if places.layout != "dense":
-            loop = self.understood.values[0].leaf.loop
-            extent = places.canonical(loop.tiles.extent, loop.element)  # type: ignore[union-attr]
-            found.append(Region("columns", params, self.named(extent)))
+            found.append(Region("columns", params, self.named(self._columns())))
         return found
+
+    def _rows(self) -> Expr:
+        """How many rows sequence b has: what the tiles of rows say, else up to where the next sequence starts."""
+        places, loop = self.places, self.understood.values[0].leaf.loop
+        binding = next((b for b in self.understood.walker.axes if index(b.axis) is places.row), None)
+        if binding is not None and loads(binding.tiles.extent):
+            return self._of_a_sequence(places.canonical(binding.tiles.extent, loop.element), "rows")
+        start = str(places.start.attr)  # type: ignore[union-attr]
+        return load(start, (var("b") + 1,), Kind.INT) - load(start, (var("b"),), Kind.INT)
+
+    def _columns(self) -> Expr:
+        """How many keys sequence b has; limits that a row's mask keeps it from are no part of it."""
+        loop = self.understood.values[0].leaf.loop
+        extent = simplify(self.places.canonical(loop.tiles.extent, loop.element))  # type: ignore[union-attr]
+        limits = _limits(extent)
+        length = [limit for limit in limits if not free_vars(limit) & ROW_NAMES]
+        if not length or len(length) == len(limits):
+            return self._of_a_sequence(extent, "keys")
+        least = length[0]
+        for limit in length[1:]:
+            least = apply(Op.MIN, least, limit)
+        seen = [self.understood.spec.keep, const(0) <= var("j"), const(0) <= var("i"), var("j") < least]
+        if not implies(seen, var("j") < extent):
+            return self._of_a_sequence(extent, "keys")
+        return least
+
+    def _of_a_sequence(self, length: Expr, what: str) -> Expr:
+        """A length, unless it is not the same for all of a sequence."""
+        if free_vars(length) & ROW_NAMES:
+            path = self.understood.values[0].leaf.loop.path
+            raise self.understood.walker.refuse(
+                path, f"a sequence has {print_expr(length)} {what}; expected a number that its rows and heads share"
+            )
+        return length
 
     def _in_keys(self, e: Expr | None) -> Expr:
         """An expression of the number of keys, by that name where queries are as many."""
@@ -404,3 +438,8 @@ def _flattened(body: Sequence[Statement], path: Path) -> Iterator[tuple[Statemen
 
 def _params(names: Sequence[str]) -> tuple[RegionParam, ...]:
     return tuple(RegionParam(name, Kind.FLOAT if name == "s" else Kind.INT) for name in names)
+
+
+def _limits(e: Expr) -> list[Expr]:
+    """What a minimum is of."""
+    return [part for arg in e.args for part in _limits(arg)] if e.op is Op.MIN else [e]

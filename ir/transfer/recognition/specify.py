@@ -262,7 +262,8 @@ class _Reader:
             self._check_rows(places, facts[-1].args[1], output)
         if places.is_square:
             facts.append(apply(Op.EQ, var("M"), var("N")))
-        if places.start is not None:  # rows of sequence b
+        is_known = binding is not None and bool(loads(binding.tiles.extent))
+        if places.start is not None and not is_known:  # rows of sequence b
             after = load(str(places.start.attr), (BATCH + 1,), Kind.INT)
             facts.append(var("i") < after - load(str(places.start.attr), (BATCH,), Kind.INT))
         for condition in output.conditions:
