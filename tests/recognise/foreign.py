@@ -76,6 +76,7 @@ COMPUTED = {
     "normalised_steps": scaled("divided", keep=COLUMN <= ROW),
     "split_lse": scaled("split_kv"),
     "varlen_causal": scaled("varlen", keep=COLUMN <= ROW),
+    "varlen_lengths": scaled("by_lengths", keep=COLUMN <= ROW),
     "if_mask": scaled("if_mask", keep=COLUMN <= ROW, requires=SQUARE),
     "mask_tensor": scaled(
         "mask_tensor", captured=(TensorSpec("mask", DType.BOOL, ("B", "M", "N")), TensorSpec("lens", I32, ("B",))),

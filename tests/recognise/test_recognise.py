@@ -9,7 +9,7 @@ from foreign import COMPUTED, TARGETS, program
 
 from tilewright.ir.errors import VerificationError
 from tilewright.ir.parser import parse_program
-from tilewright.ir.printer import print_spec
+from tilewright.ir.printer import print_expr, print_spec
 from tilewright.ir.spec import AttentionSpec, NormaliserKind
 from tilewright.ir.transfer import recognise, transfer
 from tilewright.ir.transfer.confirm import confirm
@@ -17,7 +17,7 @@ from tilewright.ir.verify import verify
 from tilewright.kernels.references import reference_program
 from tilewright.kernels.verification import Subject, verify_program
 
-DENSE = [name for name in COMPUTED if name != "varlen_causal"]
+DENSE = [name for name in COMPUTED if not name.startswith("varlen")]
 CANONICAL = [
     "flash_forward", "flash_split", "flash_ragged", "flash_paged", "flash_decode", "flash_decode_paged",
 ]  # fmt: skip
@@ -67,6 +67,11 @@ def test_canonical_programs_stay_as_they_are(name: str) -> None:
     assert (str(spec.score), str(spec.keep), spec.captured) == ("s", "True", ())
     assert spec.normaliser.kind is NormaliserKind.SOFTMAX
     assert spec.normaliser.sink is None
+
+
+def test_lengths_that_a_tensor_holds_are_those_of_the_canonical_program() -> None:
+    regions = {region.name: print_expr(region.body) for region in recognise(program("varlen_lengths")).program.regions}
+    assert (regions["rows"], regions["columns"]) == ("count[b]", "count[b]")
 
 
 @pytest.mark.parametrize("spec", TARGETS)

@@ -47,6 +47,8 @@ WRONG = [
     ("varlen_causal", "_k[b] + j,", "_q[b] + j,", "begin where"),
     ("varlen_causal", "where=j < klen)\n                s =", "where=j + 1 < klen)\n                s =", "rows are left out"),
     ("varlen_causal", "if m * 64 < qlen:", "if m * 64 + 64 < qlen:", "rows are stored only where"),
+    ("varlen_lengths", "index(n) <= index(m), s", "index(n) <= index(m) + 99, s", "expected a number that its rows"),
+    ("varlen_lengths", "store(Out[first[b]", "store(Out[first[b] + 1", "its queries are at"),
     ("if_mask", "r = exp(mi - new)", "r = exp(mi - where(new > 0.0, new, 0.0))", RESCALED),
     ("if_mask", "acc = gemm(p, vt, into=acc * r)", "acc = gemm(p, vt, into=acc * exp(mi - max(new, 0.0)))", RESCALED),
     ("if_mask", "            li = li * r + ls\n", "            if t > 0:\n                li = li * r + ls\n",

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...dtypes import Kind
+from ...edit import expressions, references
 from ...evaluate import Array
-from ...program import Param, Program
+from ...expr import Expr, Op, loads
+from ...program import Let, Param, Program, statements
 
 if TYPE_CHECKING:
     from ..recognise import Recognised
@@ -80,9 +83,28 @@ def _table(param: Param, program: Program, found: Recognised, lengths: Lengths) 
         return np.array([[_page(b, page, pages) for page in range(pages)] for b in range(len(columns))])
     if found.places.layout == "paged":
         return np.array(columns)
+    held = _lengths_held(program)
+    if param.name in held:
+        return np.array(columns)
     start = found.places.start
     is_rows = start is not None and (param.name == start.attr or param.name == "cu_q")
-    return np.cumsum([0, *(rows if is_rows else columns)])
+    starts = np.cumsum([0, *(rows if is_rows else columns)])
+    return starts[:-1] if param.dims in held.values() else starts  # without the end where lengths tell it
+
+
+def _lengths_held(program: Program) -> dict[str, tuple[str | int, ...]]:
+    """Tensors of a packed program that hold lengths, with their dimensions: no place in memory is computed from them,
+    and no difference of neighbours."""
+    read = [node for s in statements(program.body) for e in expressions(s) for node in loads(e)]
+    read += [node for region in program.regions for node in loads(region.body)]
+    ends = {str(node.attr) for node in read if len(node.args) == 1 and node.args[0].op is Op.ADD}
+    places = [i for s in statements(program.body) for ref in references(s) for i in ref.indices if isinstance(i, Expr)]
+    places += [s.value for s in statements(program.body) if isinstance(s, Let) and s.value.op is Op.LOAD]
+    starts = {str(node.attr) for e in places for node in loads(e)}
+    return {
+        param.name: param.dims for param in program.params
+        if len(param.dims) == 1 and param.dtype.kind is Kind.INT and param.name not in ends | starts
+    }  # fmt: skip
 
 
 def gather(

@@ -260,7 +260,8 @@ def _ragged_or_paged(
     places = None
     if len(keyed) == 1:
         places = _ragged(walker, q, rest_q, key_head)
-        _check_sequence(walker, keyed[0], element, path)
+        if places is not None:
+            _check_sequence(walker, keyed[0], element, places.batch, path)
     elif len(keyed) == 2 and len(tables) == 1 and len(tables[0].args) == 2:
         batch = tables[0].args[0]
         if len(rest_q) in (2, 3) and any(e is batch for _, e in rest_q):
@@ -280,8 +281,11 @@ def _ragged_or_paged(
     return places
 
 
-def _check_sequence(walker: Walker, row: Expr, element: Expr, path: Path) -> None:
+def _check_sequence(walker: Walker, row: Expr, element: Expr, batch: Expr, path: Path) -> None:
     """Keys that begin at start[b] must end where start[b + 1] says."""
+    first = simplify_integer(row - element, {})
+    if first.op is not Op.LOAD or first.args != (batch,):
+        raise walker.refuse(path, f"keys are in row {print_expr(row)}; expected rows of one sequence, packed or paged")
     binding = next(b for b in walker.axes if b.axis == element.attr)
     starts = {str(node.attr) for node in loads(row)}
     ends = {str(node.attr) for node in loads(binding.tiles.extent) if len(loads(binding.tiles.extent)) == 2}

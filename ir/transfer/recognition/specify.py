@@ -10,6 +10,7 @@ from ...algebra import simplify
 from ...domain.fold import all_of, conjuncts
 from ...dtypes import Kind
 from ...expr import Expr, Op, apply, const, free_vars, index, load, loads, var, walk
+from ...integers import expression, polynomial
 from ...printer import print_expr
 from ...spec import (
     BATCH,
@@ -140,8 +141,10 @@ class _Reader:
         """The output's rows must be the queries'."""
         stored = [e for e in output.indices if not (e.op is Op.INDEX and str(e.attr) in self.walker.program.fixed)]
         wanted = [e for e in (places.batch, places.head, places.row) if e.op is not Op.CONST]
-        if places.layout == "ragged":
-            return
+        if places.start is not None:  # rows of sequence b
+            row = expression(polynomial(places.start + places.row))
+            stored = [expression(polynomial(e)) for e in stored]
+            wanted = [row, *(expression(polynomial(e)) for e in (places.head,) if e.op is not Op.CONST)]
         if len(stored) != len(wanted) or {*stored} != {*wanted}:
             found = ", ".join(print_expr(e) for e in stored)
             rows = ", ".join(print_expr(e) for e in wanted)
