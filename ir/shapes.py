@@ -14,6 +14,7 @@ from .printer import Path, listing, print_expr
 from .program import (
     All,
     Alloc,
+    Arrive,
     Barriers,
     Block,
     Copy,
@@ -38,6 +39,7 @@ from .program import (
     TileAxis,
     TileLoop,
     Tiles,
+    Wait,
 )  # fmt: skip
 from .spec import SIZES
 
@@ -111,9 +113,7 @@ class Shapes:
 
     def ref_axes(self, ref: Ref) -> tuple[str, ...]:
         """Axes of the tile that a reference selects: that of computed indices first, the others in order."""
-        dims = self.dims(ref.name)
-        if len(dims) != len(ref.indices):
-            raise ValueError(f"{ref.name} has {len(dims)} dimensions, but {len(ref.indices)} indices are given")
+        dims = self.check_count(ref)
         rows = self.rows_axis(ref)
         axes = [] if rows is None else [rows]
         for dim, item in zip(dims, ref.indices, strict=True):
@@ -124,6 +124,13 @@ class Shapes:
                     raise ValueError(f"`:` on dimension {dim} of {ref.name}, whose size is not fixed by the header")
                 axes.append(dim)
         return tuple(axes)
+
+    def check_count(self, ref: Ref) -> tuple[str, ...]:
+        """The dimensions of what a reference names; ValueError where it has more or fewer indices."""
+        dims = self.dims(ref.name)
+        if len(dims) != len(ref.indices):
+            raise ValueError(f"{ref.name} has {len(dims)} dimensions, but {len(ref.indices)} indices are given")
+        return dims
 
     def dims(self, tensor: str) -> tuple[str, ...]:
         """The dimensions of a tensor or buffer as text."""
@@ -243,8 +250,9 @@ def _check_where(where: Expr | None, ref: Ref, shapes: Shapes) -> None:
 
 
 def _whole_refs(s: Copy | ReduceAdd | Gemm, shapes: Shapes) -> None:
-    """Computed places are for loads and stores."""
+    """Computed places are for loads and stores; every dimension has an index."""
     for ref in references(s):
+        shapes.check_count(ref)
         if shapes.rows_axis(ref) is not None:
             raise ValueError(f"an index of {ref.name} is a tile; only load and store know computed places")
 
@@ -262,9 +270,7 @@ def _store(s: Store | ReduceAdd, shapes: Shapes) -> None:
 def _scatter(s: ScatterAdd, shapes: Shapes) -> None:
     """Places and conditions are over axes of the value, which are tile variables; the memory is f32."""
     name, over = s.target.name, shapes.axes(s.value)
-    if len(shapes.dims(name)) != len(s.target.indices):
-        count = len(s.target.indices)
-        raise ValueError(f"{name} has {len(shapes.dims(name))} dimensions, but {count} indices are given")
+    shapes.check_count(s.target)
     if shapes.dtype(name) is not DType.F32:
         raise ValueError(f"scatter_add to {name}, which is {shapes.dtype(name).value}; sums are f32")
     if not over or not set(over) <= set(shapes.tiles):
@@ -297,8 +303,21 @@ def _condition(s: If, shapes: Shapes) -> None:
         raise ValueError("the condition of `if` must be a single truth value")
 
 
+def _alloc(s: Alloc, shapes: Shapes) -> None:
+    odd = [dim for dim in s.dims if isinstance(dim, Expr) and dim.kind is not Kind.INT]
+    if odd:
+        raise ValueError(f"a dimension of {s.name} is {odd[0]!r}, of kind {odd[0].kind.value}; wanted an integer")
+    shapes.tensors[s.name] = s
+
+
+def _barrier(s: Arrive | Wait, shapes: Shapes) -> None:
+    shapes.check_count(s.barrier)
+
+
 _BINDERS: dict[type, Callable[[Any, Shapes], None]] = {
-    Alloc: lambda s, shapes: shapes.tensors.__setitem__(s.name, s),
+    Alloc: _alloc,
+    Arrive: _barrier,
+    Wait: _barrier,
     Barriers: lambda s, shapes: shapes.tensors.__setitem__(s.name, s),
     Load: _load,
     Copy: _whole_refs,
