@@ -43,3 +43,5 @@ def test_what_their_programs_say() -> None:
     assert "query = load(q[b, h, m, :])" in texts["identity_aligned"]
     assert "x = gemm(query, key)" in texts["identity_aligned"]
     assert "index(n) <= N + index(m) - M" in texts["identity_aligned"]
+    assert "l = alloc(f32[B * Hq, M], space=\"global\")" in texts["identity_aligned"]
+    assert "store(l[b * Hq + h, m], mass)" in texts["identity_aligned"]

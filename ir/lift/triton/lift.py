@@ -9,7 +9,7 @@ from typing import Any
 
 from ...dtypes import DType
 from ...errors import TilewrightError, UnsupportedKernel
-from ...expr import Op, const, load, var
+from ...expr import Expr, Op, const, load, substitute, var
 from ...parse_expr import RESERVED
 from ...program import Alloc, Param, Program, Statement
 from ...spec import SIZES
@@ -176,7 +176,11 @@ class _Lifter:
             raise UnsupportedKernel(f"the launcher's argument {name!r} has a name of the program language; rename it")
         if any(value.dim() != values[0].dim() for value in values):
             raise UnsupportedKernel(f"{name} has other dimensions in other examples")
-        dims = [self.table.dimension(v, f"{name}.{n}") for n, v in enumerate(columns([t.shape for t in values]))]
+        is_own = role == "scratch" and contents == "empty"
+        dims = [
+            self.table.dimension(v, f"{name}.{n}", is_product=is_own)
+            for n, v in enumerate(columns([t.shape for t in values]))
+        ]
         self._pending = getattr(self, "_pending", [])
         self.tensors[name] = TensorInfo(
             name, TORCH_TYPES[str(values[0].dtype).removeprefix("torch.")], tuple(dims), (),
@@ -192,7 +196,7 @@ class _Lifter:
         for name, tensor in self.tensors.items():
             dims = list(tensor.dims)
             for position, dim in enumerate(dims):
-                if tensor.role == "input" or dim.op is Op.CONST or str(dim.attr) in known:
+                if tensor.role == "input" or dim.op is not Op.VAR or str(dim.attr) in known:
                     continue
                 exact = self.table.rounded(self.table.values[str(dim.attr)], known)
                 if exact is not None:
@@ -292,7 +296,7 @@ class _Lifter:
         outputs = [n for n, t in self.tensors.items() if t.role == "output" or (t.role == "input" and n in written)]
         params += [Param(name, self.tensors[name].dtype, dims[name], True) for name in outputs]
         allocs: list[Statement] = [
-            Alloc(name, tensor.dtype, tuple(const(d) if isinstance(d, int) else var(d) for d in dims[name]))
+            Alloc(name, tensor.dtype, tuple(_extent(d, n, shared) for d, n in zip(tensor.dims, dims[name], strict=True)))
             for name, tensor in self.tensors.items() if tensor.role == "scratch" and name in written
         ]  # fmt: skip
         body = (*allocs, *zero_grids(self.tensors, dims, grids, self.names), *grids)
@@ -321,3 +325,10 @@ def _written(grids: list[Statement]) -> set[str]:
     from ...program import ReduceAdd, Store, statements
 
     return {s.target.name for s in statements(tuple(grids)) if isinstance(s, (Store, ReduceAdd))}
+
+
+def _extent(dim: Expr, name: str | int, shared: Shared) -> Expr:
+    """A dimension of the program's own memory: a product of sizes, a number or a name."""
+    if dim.op is Op.MUL:
+        return substitute(dim, {old: var(new) for old, new in shared.size_names.items()})
+    return const(name) if isinstance(name, int) else var(name)

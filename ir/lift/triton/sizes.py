@@ -39,13 +39,19 @@ class SizeTable:
         self.blocks: list[int] = list(USUAL_BLOCKS)
         self._found: dict[Values, Expr] = {}
 
-    def dimension(self, values: Values, name: str) -> Expr:
-        """The size of a dimension: a number where all examples agree, else a name (one name for equal values)."""
+    def dimension(self, values: Values, name: str, *, is_product: bool = False) -> Expr:
+        """The size of a dimension: a number where all examples agree, else a name (one name for equal values).
+
+        is_product: memory of the launcher's own may have dimensions that are products of other sizes.
+        """
         if len(set(values)) == 1:
             return const(values[0])
         for known, there in self.values.items():
             if there == values:
                 return var(known)
+        product = self.monomial(values) if is_product else None
+        if product is not None and product.coefficient == 1:
+            return product.expr()
         self.values[name] = values
         self._found.clear()
         return var(name)

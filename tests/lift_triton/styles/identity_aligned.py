@@ -48,7 +48,7 @@ def launch(q, k, v):
     batches, heads, rows, dim = q.shape
     keys = k.shape[2]
     out = torch.empty_like(q)
-    sums = torch.empty((batches, heads, rows), dtype=torch.float32, device=q.device)
+    sums = torch.empty((batches * heads, rows), dtype=torch.float32, device=q.device)
     kern[(triton.cdiv(rows, 64), heads, batches)](
         q, k, v, sums, out, *q.stride()[:3], *k.stride()[:3], heads, rows, keys, keys - rows,
         SCALE=dim**-0.5 * 1.4426950408889634, GROUP=heads // k.shape[1], BM=64, BN=32, D=dim,
