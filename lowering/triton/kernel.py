@@ -85,6 +85,8 @@ class KernelWriter:
         self._sizes: set[str] = set()
         self._spans: dict[str, str] = {}
         self._starts: dict[str, str] = {}
+        self._firsts: dict[str, str] = {}
+        self.counted: dict[str, tuple[str, int]] = {}
         self._left: dict[tuple[str, str], str] = {}
         counted = {*grid.names, *(s.name for s in statements(grid.body) if isinstance(s, (RangeLoop, TileLoop)))}
         tiles = [s for s in statements(grid.body) if isinstance(s, TileAt)]
@@ -124,7 +126,7 @@ class KernelWriter:
         """What has been bound or loaded so far."""
         return (
             self._elements, self._indices, self._tiles_of, self._starts, self._left, self._extents, self._loaded,
-            self.plans,
+            self._firsts, self.counted, self.plans,
         )  # fmt: skip
 
     # Names
@@ -165,8 +167,14 @@ class KernelWriter:
         if tile not in self._starts:
             self._starts[tile] = self.given(("start", tile), f"{tile}_start")
             name, size = self.context.names(tile), self.context.tile(tile)
-            self.line(f"{self._starts[tile]} = tl.cast({name}, tl.int64) * {size}")
+            first = self._firsts.get(tile)
+            text = f"tl.cast({first}, tl.int64)" if first else f"tl.cast({name}, tl.int64) * {size}"
+            self.line(f"{self._starts[tile]} = {text}")
         return self._starts[tile]
+
+    def first(self, tile: str) -> str:
+        """Text of a tile's first element, in 32 bits."""
+        return self._firsts.get(tile) or f"{self.context.names(tile)} * {self.context.tile(tile)}"
 
     def exists(self, tile: str, dim: str) -> str:
         """The condition that a row of a tile is none past the end of a dimension.
@@ -178,8 +186,7 @@ class KernelWriter:
             return f"{self.index(tile)} < {self.use_size(dim)}"
         if (tile, dim) not in self._left:
             self._left[tile, dim] = self.given(("left", tile, dim), f"{tile}_left")
-            name, size = self.context.names(tile), self.context.tile(tile)
-            self.line(f"{self._left[tile, dim]} = {self.use_size(dim)} - {name} * {size}")
+            self.line(f"{self._left[tile, dim]} = {self.use_size(dim)} - {self.first(tile)}")
         return f"{self.span(tile)} < {self._left[tile, dim]}"
 
     def is_chosen(self, tile: str) -> bool:
@@ -200,15 +207,19 @@ class KernelWriter:
 
     def define_index(self, name: str, tile: str) -> None:
         """Write `name = tile * TILE + span`."""
-        self.line(
-            f"{self.context.names(name)} = {self.context.names(tile)} * {self.context.tile(tile)} + {self.span(tile)}"
-        )
+        self.line(f"{self.context.names(name)} = {self.first(tile)} + {self.span(tile)}")
         self._indices[tile] = name
         self._tiles_of[name] = tile
 
-    def bind_tile(self, name: str, is_whole: bool, body: tuple[Statement, ...]) -> None:
-        """Take note of a tile variable whose line has been written; `is_whole`: none of its tiles is ragged."""
+    def bind_tile(self, name: str, is_whole: bool, body: tuple[Statement, ...], first: str | None = None) -> None:
+        """Take note of a tile variable whose line has been written.
+
+        `is_whole`: none of its tiles is ragged. `first`: the name of its first element, where a loop counts those.
+        """
         self.forget({name})
+        self._firsts.pop(name, None)
+        if first is not None:
+            self._firsts[name] = first
         (self._whole.add if is_whole else self._whole.discard)(name)
         self._starts.pop(name, None)
         self._left = {key: text for key, text in self._left.items() if key[0] != name}

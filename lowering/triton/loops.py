@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...ir.domain import LoopPlan, plan, question_of
 from ...ir.domain.fold import FALSE, TRUE, all_of, negated
-from ...ir.expr import Expr, Op, apply, free_vars, select, substitute, var
+from ...ir.edit import resolved
+from ...ir.expr import Expr, Op, apply, const, free_vars, loads, select, substitute, var
 from ...ir.printer import Path
-from ...ir.program import TileLoop, statements
+from ...ir.program import RangeLoop, TileAt, TileLoop, statements
 from .bound import bound_names
 from .expressions import folded
 from .layout import statement_lines
@@ -73,12 +77,71 @@ def write_tile_loop(writer: KernelWriter, s: TileLoop, path: Path) -> None:
     writer.hoist(s.body, (rest,), {s.name, *_own_names(domain.column_name), *bound_names(s.body)}, path)
     is_direct = skip is None and s.order == "ascending"
     counter = s.name if is_direct else writer.context.names.fresh("step")
-    stages = f", num_stages={s.stages}" if s.stages > 1 else ""
+    # In part of a domain, or up to an end read from a table, what is computed of the numbers costs more than it saves.
+    counts_elements = is_direct and s.part == "any" and not is_read(writer, s.tiles.extent)
+    if counts_elements:
+        start, stop = counted_range(start, stop, s.tiles.tile)
     limits = f"{writer.text(start, (), path)}, {writer.text(stop, (), path)}"
-    with writer.block(f"for {writer.context.names(counter)} in tl.range({limits}{stages}):"):
+    if counts_elements:
+        with count_elements(writer, (s.name,), s.name, limits, s.stages) as first:
+            _write_body(writer, s, domain.column_name, rest, path, first)
+        return
+    with writer.block(f"for {writer.context.names(counter)} in tl.range({limits}{stages_text(s.stages)}):"):
         if not is_direct:
             _write_number(writer, s, (start, stop, skip), counter, path)
         _write_body(writer, s, domain.column_name, rest, path)
+
+
+def is_read(writer: KernelWriter, extent: Expr) -> bool:
+    """Whether an extent depends on elements of a tensor."""
+    return bool(loads(resolved(writer.context.inline(extent), writer.context.definitions)))
+
+
+def stages_text(stages: int) -> str:
+    """The argument of `tl.range` for so many stages; none for one."""
+    return f", num_stages={stages}" if stages > 1 else ""
+
+
+def tiles_counted(loop: RangeLoop) -> TileAt | None:
+    """The tiles of a counted loop whose number is the loop's own, if they are the only ones it binds by that name."""
+    tiles = [s for s in statements(loop.body) if isinstance(s, TileAt)]
+    own = [s for s in tiles if s.number is var(loop.name)]
+    is_bound_anew = loop.name in bound_names(loop.body) or [s.name for s in tiles].count(own[0].name if own else "") > 1
+    return own[0] if len(own) == 1 and not is_bound_anew else None
+
+
+def counted_range(start: Expr, stop: Expr, tile: int) -> tuple[Expr, Expr]:
+    """The first elements of tiles `start` to `stop`; (n + 63) // 64 tiles of 64 end at n."""
+    if stop.op is Op.FLOORDIV and stop.args[1] is const(tile):
+        inner = stop.args[0]
+        if inner.op is Op.ADD and inner.args[1] is const(tile - 1):
+            return _scaled(start, tile), inner.args[0]
+    return _scaled(start, tile), _scaled(stop, tile)
+
+
+def _scaled(number: Expr, tile: int) -> Expr:
+    if number.op is Op.CONST:
+        return const(int(str(number.attr)) * tile)
+    if number.op is Op.MUL and number.args[1].op is Op.CONST:
+        return number.args[0] * (int(str(number.args[1].attr)) * tile)
+    return number * tile
+
+
+@contextmanager
+def count_elements(
+    writer: KernelWriter, numbers: tuple[str, ...], tile: str, limits: str, stages: int = 1
+) -> Iterator[str]:
+    """A loop that counts the first elements of tiles, by name, which takes fewer registers than their numbers.
+
+    `numbers`: names of the tile's number, which get a line where the body uses them.
+    """
+    first, size = writer.given(("first", tile), f"{tile}_first"), writer.context.tile(tile)
+    with writer.block(f"for {first} in tl.range({limits}, {size}{stages_text(stages)}):"):
+        begin = len(writer.lines)
+        yield first
+        for name in reversed([writer.context.names(number) for number in numbers]):
+            if any(re.search(rf"\b{name}\b", line) for line in writer.lines[begin:]):
+                writer.lines.insert(begin, f"{'    ' * writer.depth}{name} = {first} // {size}")
 
 
 def _own_names(name: str) -> set[str]:
@@ -170,10 +233,12 @@ def _write_number(
     writer.line(f"{writer.context.names(s.name)} = {writer.text(step, (), path)}")
 
 
-def _write_body(writer: KernelWriter, s: TileLoop, column: str, rest: Expr, path: Path) -> None:
+def _write_body(
+    writer: KernelWriter, s: TileLoop, column: str, rest: Expr, path: Path, begin: str | None = None
+) -> None:  # fmt: skip
     is_whole = s.part == "full"
     if rest is TRUE:
-        writer.bind_tile(s.name, is_whole, s.body)
+        writer.bind_tile(s.name, is_whole, s.body, begin)
         writer.body(s.body, path)
         return
     first = var(s.name) * s.tiles.tile
@@ -181,5 +246,5 @@ def _write_body(writer: KernelWriter, s: TileLoop, column: str, rest: Expr, path
     own = {f"{column}_lo": first, f"{column}_hi": last, f"{column}_tile": var(s.name)}
     condition = writer.text(substitute(rest, own), (), path)
     with writer.block(*statement_lines("if ", condition, ":")):
-        writer.bind_tile(s.name, is_whole, s.body)
+        writer.bind_tile(s.name, is_whole, s.body, begin)
         writer.body(s.body, path)

@@ -55,7 +55,7 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = 
             else:
                 scalars.append(times(writer.start(item.name), stride))
                 tiles.append(times(widened(writer.span(item.name), wide), stride))
-            if writer.is_ragged(item.name, dim):
+            if writer.is_ragged(item.name, dim) and not _ends_at(writer, where, item.name, var(dim)):
                 conditions.append(widened(writer.exists(item.name, dim), wide))
         elif isinstance(item, All):
             wide = widening(axes, (dim,))
@@ -142,7 +142,7 @@ def _existing_rows(writer: KernelWriter, ref: Ref, path: Path, where: Expr | Non
     axis = axis or next(item.name for item in ref.indices if isinstance(item, TileAxis))
     wide = widening(axes, (axis,))
     conditions = []
-    if writer.is_past_end(axis):
+    if writer.is_past_end(axis) and not _ends_at(writer, where, axis, writer.extent(axis)):
         end = writer.text(writer.extent(axis), (), path, COMPARE + 1)
         conditions.append(widened(f"{writer.index(axis)} < {end}", wide))
     if where is not None:
@@ -151,6 +151,21 @@ def _existing_rows(writer: KernelWriter, ref: Ref, path: Path, where: Expr | Non
         text = writer.expressions.text(ready, over)
         conditions.append(widened(text, wide) if over else text)
     return conditions
+
+
+def _ends_at(writer: KernelWriter, where: Expr | None, tile: str, end: Expr) -> bool:
+    """Whether rows exist only before `end`: a part of `where` is index(tile) < end, or < min(end, …)."""
+    if where is None:
+        return False
+    known, sizes = writer.context.definitions, writer.shapes.sizes
+    parts = _parts(Op.AND, folded(writer.context.inline(resolved(where, known)), sizes))
+    ends = [part.args[1] for part in parts if part.op is Op.LT and part.args[0] is index(tile)]
+    return any(folded(end, sizes) in _parts(Op.MIN, found) for found in ends)
+
+
+def _parts(op: Op, expr: Expr) -> list[Expr]:
+    """The operands of an operation, of those that are the same operation too."""
+    return [part for arg in expr.args for part in _parts(op, arg)] if expr.op is op else [expr]
 
 
 def scalar_offset(writer: KernelWriter, item: Expr, stride: str) -> list[str]:

@@ -36,9 +36,9 @@ from ...ir.program import (
 from ...ir.shapes import TileType
 from .bound import bound_names
 from .context import padded_size
-from .expressions import TRITON_TYPES, widening
+from .expressions import TRITON_TYPES, folded, widening
 from .layout import statement_lines
-from .loops import write_tile_loop
+from .loops import count_elements, counted_range, tiles_counted, write_tile_loop
 from .memory import atomic_add_lines, load_lines, store_lines, tile_place
 from .turns import write_ordered_add
 
@@ -170,6 +170,11 @@ def _reduce(writer: KernelWriter, s: Reduce, path: Path) -> None:
 
 def _tile_at(writer: KernelWriter, s: TileAt, path: Path) -> None:
     name = writer.context.names(s.name)
+    first, tile = writer.counted.get(str(s.number.attr), (None, 0)) if s.number.op is Op.VAR else (None, 0)
+    if tile == s.tiles.tile and first is not None:
+        writer.define_extent(s.name, path)
+        writer.bind_tile(s.name, False, writer.grid.body, first)
+        return
     if not writer.is_element(name, s.number, path):
         writer.line(f"{name} = {writer.short_text(s.number, path)}")
     writer.define_extent(s.name, path)
@@ -178,9 +183,16 @@ def _tile_at(writer: KernelWriter, s: TileAt, path: Path) -> None:
 
 def _range_loop(writer: KernelWriter, s: RangeLoop, path: Path) -> None:
     bound = {s.name, *bound_names(s.body)}
-    start, stop = writer.short_text(s.start, path), writer.short_text(s.stop, path)
+    tiles = tiles_counted(s)
+    start, stop = counted_range(s.start, s.stop, tiles.tiles.tile) if tiles else (s.start, s.stop)
+    limits = ", ".join(writer.short_text(folded(limit, writer.shapes.sizes), path) for limit in (start, stop))
     writer.hoist(s.body, (), bound, path)
-    with writer.block(f"for {writer.context.names(s.name)} in tl.range({start}, {stop}):"):
+    if tiles is None:
+        with writer.block(f"for {writer.context.names(s.name)} in tl.range({limits}):"):
+            writer.body(s.body, path)
+        return
+    with count_elements(writer, (s.name, tiles.name), tiles.name, limits) as first:
+        writer.counted[s.name] = first, tiles.tiles.tile
         writer.body(s.body, path)
 
 
