@@ -296,7 +296,7 @@ class _Lifter:
         outputs = [n for n, t in self.tensors.items() if t.role == "output" or (t.role == "input" and n in written)]
         params += [Param(name, self.tensors[name].dtype, dims[name], True) for name in outputs]
         allocs: list[Statement] = [
-            Alloc(name, tensor.dtype, tuple(_extent(d, n, shared) for d, n in zip(tensor.dims, dims[name], strict=True)))
+            Alloc(name, tensor.dtype, tuple(_extent(*d, shared) for d in zip(tensor.dims, dims[name], strict=True)))
             for name, tensor in self.tensors.items() if tensor.role == "scratch" and name in written
         ]  # fmt: skip
         body = (*allocs, *zero_grids(self.tensors, dims, grids, self.names), *grids)
