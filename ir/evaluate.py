@@ -77,7 +77,7 @@ def _node(
 ) -> Array:  # fmt: skip
     """Value of one node; every FLOAT comes out as `float_type`, every INT as int64."""
     if node.op is Op.CONST:
-        return as_kind(node.attr, node.kind, float_type)
+        return as_kind(_within(node.attr), node.kind, float_type)
     if node.op in (Op.VAR, Op.INDEX):
         return as_kind(_named(env, str(node.attr), "variable"), node.kind, float_type)
     if node.op is Op.LOAD:
@@ -91,6 +91,11 @@ def _node(
     if node.kind is Kind.FLOAT and node.op is not Op.SELECT:
         args = [arg.astype(float_type, copy=False) for arg in args]
     return as_kind(UFUNCS[node.op](*args), node.kind, float_type)
+
+
+def _within(value: object) -> object:
+    """The nearest integer of 64 bits: products of constants may leave them, and still compare as they should."""
+    return max(-(1 << 63), min(value, (1 << 63) - 1)) if type(value) is int else value
 
 
 def _named(table: Mapping[str, Any], name: str, what: str) -> Any:

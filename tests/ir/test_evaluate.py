@@ -225,3 +225,10 @@ def test_reference_checks_its_arguments():
         reference(spec_of(), q, k, v[:, 0])
     with pytest.raises(ShapeError, match="a: q has Hq=3 heads, wanted 2 times Hkv=2"):
         reference(spec_of(), q[:, :3], k, v)
+
+
+def test_constants_beyond_64_bits_compare_as_they_should() -> None:
+    j = np.array([-5, 0, 7])
+    for power in (63, 64, 1024):
+        assert evaluate(var("j") < const(1 << power), {"j": j}, {}).all()
+        assert not evaluate(var("j") < const(-(1 << power)), {"j": j}, {}).any()
