@@ -233,7 +233,8 @@ def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
     tiles = {n for n, kind in text.shapes.names.items() if kind.axes}
     buffers = frozenset(escaping(text.program, text.shapes) & tiles)
     extents = {name: _extent(text, name, cut) for name, cut in text.shapes.tiles.items()}
-    frame = Frame(text.storage, buffers, extents, names)
+    is_split = any(isinstance(s, TileLoop) and s.part == "full" for s in statements(grid.body))
+    frame = Frame(text.storage, buffers, extents, names, is_split)
     writer = BodyWriter(text.program, frame, dict(text.scalars))
     for variable, extent in zip(grid.names, grid.extents, strict=True):
         writer.scalars[variable] = Term(identifier(variable), Kind.INT)

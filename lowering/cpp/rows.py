@@ -146,7 +146,7 @@ def _where_known(run: Run, condition: Expr, holds: bool) -> Run:
     return Run(run.row, [Sweep(sweep.axis, [known(s) for s in sweep.statements]) for sweep in run.sweeps])
 
 
-def recompute_cheap(run: Run) -> None:
+def recompute_cheap(run: Run, *, has_whole_tiles: bool = True) -> None:
     """Compute again in later sweeps what costs less than keeping it, and what is rounded less often then.
 
     rewrite:
@@ -154,7 +154,8 @@ def recompute_cheap(run: Run) -> None:
         x = where(c, s * 0.18, -inf) … p = exp2(x - base)
         ->  p = exp2(where(x == -inf, -inf - base, s * 0.18 - base))
     needs: x is one product or sum of a constant and a tile that this run does not bind. The second rewrite saves
-    nothing: product and difference become one operation in a tile without a mask, so they must in one with a mask.
+    nothing: product and difference become one operation in a tile without a mask, so they must in one with a mask,
+    where a grid has tiles of both kinds.
     """
     bound = {s.name for sweep in run.sweeps for s in sweep.statements}
     cheap: dict[str, Expr] = {}
@@ -167,7 +168,7 @@ def recompute_cheap(run: Run) -> None:
             value = statement.value
             if sweep.axis is not None and _is_cheap(value, bound):
                 cheap[statement.name] = value
-            if sweep.axis is not None and _is_masked(value, bound):
+            if has_whole_tiles and sweep.axis is not None and _is_masked(value, bound):
                 masked[statement.name] = value
             again = transform(value, partial(_under_the_mask, masked=chosen))
             sweep.statements[position] = replace(statement, value=substitute(again, earlier))

@@ -29,6 +29,7 @@ class Frame:
     buffers: frozenset[str]  # tiles with memory of their own
     extents: dict[str, str]  # tile variable -> C++ text of its dimension's size
     names: Names
+    has_whole_tiles: bool = False  # whether some tiles are computed without a mask that others of the grid have
 
     @property
     def shapes(self) -> Shapes:
@@ -67,7 +68,7 @@ class RunWriter:
         return self.lines
 
     def _write(self, run: Run) -> list[str]:
-        recompute_cheap(run)
+        recompute_cheap(run, has_whole_tiles=self.frame.has_whole_tiles)
         scale_after_maximum(run)
         drop_unread(run, self.frame.buffers)
         self.stashed = frozenset(_crossing(run)) - self.frame.buffers
