@@ -21,14 +21,17 @@ from .program import (
     Let,
     Load,
     Program,
+    RangeLoop,
     ReduceAdd,
     Region,
     Role,
     ScatterAdd,
     Statement,
     Store,
+    TileAt,
     TileLoop,
     Tiles,
+    Wait,
     statements,
 )  # fmt: skip
 from .shapes import Shapes, infer, program_line
@@ -209,6 +212,29 @@ def _extents_known(context: Context) -> Iterator[Breach]:
                 yield f"most= of {statement.names[position]!r} must be the same for the whole grid", path
 
 
+def _integers_counted(context: Context) -> Iterator[Breach]:
+    """Bounds, extents, tile numbers, ranks and phases are integers."""
+    for path, statement in context.placed:
+        for what, value in _counts(statement):
+            if value.kind is not Kind.INT:
+                yield f"{what} is {value!r}, of kind {value.kind.value}; wanted an integer", path
+
+
+def _counts(statement: Statement) -> Iterator[tuple[str, Expr]]:
+    if isinstance(statement, RangeLoop):
+        yield from (("a bound of range", value) for value in (statement.start, statement.stop))
+    if isinstance(statement, TileAt):
+        yield "the number of a tile", statement.number
+    if isinstance(statement, Wait):
+        yield "a phase", statement.phase
+    if isinstance(statement, ReduceAdd) and statement.after is not None:
+        yield "a rank", statement.after
+    cuts = statement.extents if isinstance(statement, Grid) else ()
+    tiles = (statement.tiles,) if isinstance(statement, (TileLoop, TileAt)) else ()
+    for cut in (*cuts, *tiles):
+        yield from (("an extent", value) for value in extents(cut))
+
+
 def _recursion(context: Context) -> Iterator[Breach]:
     seen: set[str] = set()
     for region in context.program.regions:
@@ -252,6 +278,7 @@ RULES: dict[str, Callable[[Context], Iterator[Breach]]] = {
     "loads-fit": _loads_fit,
     "domains-are-predicates": _domains_are_predicates,
     "extents-known": _extents_known,
+    "integers-counted": _integers_counted,
     "inputs-only-read": _inputs_only_read,
     "outputs-written": _outputs_written,
 }
