@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 import time
 import warnings
@@ -26,6 +25,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..ir.private_files import make_folders, why_unsafe, write_whole
 from ..ir.settings import settings
 
 __all__ = ["Cache", "CacheWarning", "content_key", "default_cache"]
@@ -63,7 +63,7 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self._overflow: Path | None = None
-        problem = _why_unsafe(root)
+        problem = why_unsafe(root)
         if problem:
             self._warn(f"cache folder {root} is not used: {problem}")
         self.root = self._private_folder() if problem else root
@@ -111,20 +111,6 @@ class Cache:
         warnings.warn(text, CacheWarning, stacklevel=3)
 
 
-def _why_unsafe(root: Path) -> str | None:
-    """Why artefacts under root could not be trusted, or None. Creates root, with parents, for us alone."""
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = root.stat()
-    except OSError as error:
-        return error.strerror or str(error)
-    if status.st_uid != os.geteuid():
-        return f"it belongs to user {status.st_uid}, not to {os.geteuid()}"
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"others may write to it (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w it"
-    return None
-
-
 def _load(root: Path, key: str) -> Path | None:
     try:
         entry = json.loads((root / "keys" / key).read_bytes())
@@ -143,19 +129,7 @@ def _store(root: Path, key: str, data: bytes, suffix: str) -> Path:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all, readable by its owner only, on disk before it has its name."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp gives mode 0600
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_whole(path, data)
     return path
 
 
@@ -166,7 +140,7 @@ def _locked(path: Path) -> Iterator[None]:
     The kernel drops the lock of a process that dies, so a killed build never blocks the next one.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(path.parent)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         yield

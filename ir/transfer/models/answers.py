@@ -6,9 +6,9 @@ import contextlib
 import json
 from pathlib import Path
 
+from ...private_files import private_folder, write_whole
 from .answer import MAX_ANSWER_CHARS
 from .limits import Usage
-from .private import private_folder, write_whole
 from .requests import Answer, digest
 
 __all__ = ["Answers", "answer_from_json", "answer_to_json"]

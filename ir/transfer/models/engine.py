@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import ScheduleError, SettingError, TransferFailed, UnsupportedSpec
 from ...printer import print_program, print_spec
+from ...private_files import private_folder
 from ...program import Program
 from .. import transfer as transfer_by_rules
 from ..engine import Engine, Task, Transferred
@@ -23,7 +24,6 @@ from .client import Asker, OpenAIAsker
 from .dialogue import Court, Desk, Line
 from .ensemble import Conclusion, conclude, converse
 from .keys import find_key
-from .private import private_folder
 from .requests import digest, escaped
 from .settings import EngineSettings
 from .transcript import Transcript

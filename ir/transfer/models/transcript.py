@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import SettingError, TilewrightError
+from ...private_files import make_folders
 from .answers import answer_from_json, answer_to_json
-from .private import make_folders
 from .requests import Answer, Message, Request, digest
 
 __all__ = ["Transcript"]

@@ -8,24 +8,31 @@ import stat
 import tempfile
 from pathlib import Path
 
-from ...errors import SettingError
+from .errors import SettingError
 
-__all__ = ["make_folders", "private_folder", "write_whole"]
+__all__ = ["make_folders", "private_folder", "why_unsafe", "write_whole"]
 
 
 def private_folder(path: Path) -> Path:
     """The folder, made if need be. SettingError where others own it or may write to it, or it cannot be made."""
+    problem = why_unsafe(path)
+    if problem:
+        raise SettingError(f"folder {path} cannot be used: {problem}")
+    return path
+
+
+def why_unsafe(path: Path) -> str | None:
+    """Why what lies in the folder could not be trusted, or None. Makes it, for one user alone, if need be."""
     try:
         make_folders(path)
         status = path.stat()
     except OSError as error:
-        raise SettingError(f"folder {path}: {error.strerror or error}; name one that can be written") from None
+        return f"{error.strerror or error}; name one that can be written"
     if status.st_uid != os.geteuid():
-        raise SettingError(f"folder {path} belongs to user {status.st_uid}, not to {os.geteuid()}; name your own")
+        return f"it belongs to user {status.st_uid}, not to {os.geteuid()}; name your own"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        mode = stat.S_IMODE(status.st_mode)
-        raise SettingError(f"folder {path}: others may write to it (mode {mode:o}); chmod go-w it")
-    return path
+        return f"others may write to it (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w it"
+    return None
 
 
 def make_folders(path: Path) -> None:
