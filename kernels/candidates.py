@@ -13,6 +13,7 @@ from ..ir.errors import BuildError, LoweringError, ProgramError, TilewrightError
 from ..ir.parser import parse_program
 from ..ir.program import Program
 from ..ir.spec import TensorSpec
+from ..ir.transfer import pack_operands
 from ..ir.transfer.engine import Outcome, Verdict
 from .arguments import DEVICES, bind_sizes
 from .compiled import Compiled, lower_program
@@ -20,7 +21,7 @@ from .judging.distinguish import search_distinguishing
 from .judging.judge import ProgramJudge
 from .machine import runs_here
 
-__all__ = ["KernelJudge", "cost_on"]
+__all__ = ["KernelJudge", "as_run", "cost_on"]
 
 REPEATS = 5
 MOST_SECONDS = 1.0
@@ -86,6 +87,11 @@ class KernelJudge:
         return ""
 
 
+def as_run(program: Program, target: str) -> Program:
+    """A program as it runs on a target: on the CPU right operands are copied once, as `transfer` has them copied."""
+    return pack_operands(program) if target == "cpu" else program
+
+
 def cost_on(target: str, arch: str | None, example: Sequence[torch.Tensor]) -> Callable[[Program], float] | None:
     """Seconds that a program takes on example tensors, the least of a few; None where the target does not run here."""
     if not runs_here(target):
@@ -94,7 +100,7 @@ def cost_on(target: str, arch: str | None, example: Sequence[torch.Tensor]) -> C
 
     def cost(program: Program) -> float:
         try:
-            compiled = lower_program(program, target, arch)
+            compiled = lower_program(as_run(program, target), target, arch)
             sizes = {**compiled.fixed, **bind_sizes(compiled.inputs, tensors)}
             return _least_seconds(compiled, tensors, sizes)
         except (BuildError, TilewrightError):

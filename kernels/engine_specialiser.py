@@ -20,7 +20,7 @@ from ..ir.transfer.models import ModelEngine
 from ..lowering import TARGETS
 from ..schedules.tuning import choose
 from .arguments import DEVICES, Signature, bind_sizes, signature_of
-from .candidates import KernelJudge, cost_on
+from .candidates import KernelJudge, as_run, cost_on
 from .compiled import Compiled, Stages, lower_program
 from .dtypes import as_array
 from .engines import Question, question_of, task_of
@@ -102,7 +102,7 @@ class ModelSpecialiser:
         with stages.stage("transfer"):
             program = options.source or expert(question.spec, target, arch, options.reference)
             made = engine.transfer(task_of(question, program, judge))
-        compiled = lower_program(made.program, target, arch, spec=question.spec, stages=stages)
+        compiled = lower_program(as_run(made.program, target), target, arch, spec=question.spec, stages=stages)
         if options.verify:
             with stages.stage("verify"):
                 compiled.report = with_notes(self._report(compiled, question, inner, tensors), made)

@@ -57,7 +57,8 @@ def pack_operands(program: Program) -> Program:
     tiles numbered start[b] // 64 + b + n.
     What an instance loads once is left to it. A tensor that products read along its rows and its columns is copied
     twice; one tile that they read from either side goes to layout "tiles".
-    needs: the row index is a tile variable or computed over one, the other indices are names.
+    needs: the row index is a tile variable or computed over one, the other indices are names. A program that it does
+    not fit, or that makes copies of its own by these names, is given back as it is.
     """
     shapes = infer(program)
     packed: dict[tuple[str, str], Packed] = {}
@@ -70,15 +71,17 @@ def pack_operands(program: Program) -> Program:
     if not packed:
         return program
     names = _names_of_copies(packed)
+    blocks = {key: name.replace("_pack", "_block", 1) for key, name in names.items()}
+    if not {*names.values(), *blocks.values()}.isdisjoint({*shapes.tensors, *shapes.names, *shapes.tiles}):
+        return program  # it makes copies of its own
     allocs = [
         Alloc(names[key], shapes.dtype(key[0]), p.dims, "global", p.layout) for key, p in packed.items()
     ]
     grids: dict[tuple[object, ...], list[Statement]] = {}
     for key, p in packed.items():
-        block = names[key].replace("_pack", "_block", 1)
         copies = grids.setdefault((p.names, p.extents), [])
-        copies.append(Load(block, p.source, where=p.where))
-        copies.append(Store(Ref(names[key], p.target), var(block, shapes.dtype(key[0]).kind), p.where))
+        copies.append(Load(blocks[key], p.source, where=p.where))
+        copies.append(Store(Ref(names[key], p.target), var(blocks[key], shapes.dtype(key[0]).kind), p.where))
     copying = [Grid(axes, extents, tuple(body)) for (axes, extents), body in grids.items()]  # type: ignore[arg-type]
 
     def edit(statement: Statement) -> Statement:
@@ -107,7 +110,9 @@ def _names_of_copies(packed: Mapping[tuple[str, str], Packed]) -> dict[tuple[str
 
 def _right_operands(program: Program, shapes: Shapes) -> list[tuple[Load, str]]:
     """Loads in loops that feed a product from the right, each with the layout that suits it."""
-    every = [s for loop in statements(program.body) if isinstance(loop, (TileLoop, RangeLoop)) for s in loads_of(loop)]
+    inputs = {param.name for param in program.params if not param.is_output}
+    inside = [s for loop in statements(program.body) if isinstance(loop, (TileLoop, RangeLoop)) for s in loads_of(loop)]
+    every = [load for load in inside if load.source.name in inputs]
     loads = {s.name: s for s in every}
     found = []
     for statement in statements(program.body):
@@ -138,6 +143,8 @@ def _plain(load: Load, layout: str, shapes: Shapes) -> Packed | None:
         elif isinstance(item, Expr):
             names.append(str(item.attr))
             extents.append(var(dim))
+    if len(set(names)) != len(names):
+        return None
     sizes = tuple(var(dim) for dim in dims)
     return Packed(layout, tuple(names), tuple(extents), load.source, None, sizes, indices)
 

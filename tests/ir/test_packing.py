@@ -73,3 +73,12 @@ def test_what_has_no_limit_is_not_packed() -> None:
     text = str(reference_program("flash_ragged")).replace("tiles(columns(b), 64, most=N", "tiles(columns(b), 64")
     program = parse_program(text)
     assert pack_operands(program) == program
+
+
+@pytest.mark.parametrize("name", ["k_pack", "mine"])
+def test_copies_that_a_program_makes_itself_are_not_copied_before_they_are_written(name: str) -> None:
+    text = str(transfer(reference_program(), SPEC, HOW)).replace("k_pack", name).replace("v_pack", f"{name}_v")
+    program = parse_program(text)
+    assert pack_operands(program) == program
+    half = parse_program(str(transfer(reference_program(), SPEC)).replace("k_tile", "k_block"))
+    assert pack_operands(half) == half, "a name that a copy would take"
