@@ -209,7 +209,7 @@ class _Lifter:
         for name, strides in self._pending:
             found: list[Monomial] = []
             for position, values in enumerate(strides):
-                product = self.table.monomial(values)
+                product = self.table.stride(values, self.tensors[name].dims)
                 if product is None:
                     raise UnsupportedKernel(f"stride {position} of {name} is {list(values)}, no product of sizes")
                 found.append(product)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from ...dtypes import Kind
@@ -9,6 +10,7 @@ from ...expr import Expr, Op, apply, const, rebuild, substitute, var, walk
 
 Term = tuple[Expr, ...]
 Poly = dict[Term, int]
+LEAST_TILE = 16  # rows
 
 
 def order(atom: Expr) -> str:
@@ -87,7 +89,10 @@ class Integers:
         if set(difference) <= {()}:
             first = difference.get((), 0) <= 0
             return parts[0 if first == (op is Op.MIN) else 1]
-        return {(apply(op, to_expr(parts[0]), to_expr(parts[1])),): 1}
+        common = math.gcd(*(c for part in parts for c in part.values()))
+        common = common if common >= LEAST_TILE else 1  # max(32 * x, 0) is 32 * max(x, 0): a number of tiles
+        first, second = (to_expr({term: c // common for term, c in part.items()}) for part in parts)
+        return {(apply(op, first, second),): common}
 
     def divided(self, number: Poly, by: Poly) -> tuple[Poly, Poly] | None:
         """Quotient and rest where they are known: what divides exactly, plus what lies between 0 and the divisor."""

@@ -75,6 +75,18 @@ class SizeTable:
         self.blocks = [*first, *(block for block in self.blocks if block not in first)]
         self._found.clear()
 
+    def stride(self, values: Values, dims: Sequence[Expr]) -> Monomial | None:
+        """coefficient * sizes with these values: sizes of the tensor's own where they explain it. Arguments follow."""
+        own = {str(dim.attr) for dim in dims if dim.op is Op.VAR}
+        products = ((names, there) for names, there in self._monomials() if names and own.issuperset(names))
+        for names, product in products if len(set(values)) > 1 else ():
+            ratio = _ratio(values, product)
+            if ratio:
+                found = Monomial(ratio, names)
+                self._found.setdefault(values, found.expr())
+                return found
+        return self.monomial(values)
+
     def monomial(self, values: Values) -> Monomial | None:
         """coefficient * sizes with these values."""
         if len(set(values)) == 1:
