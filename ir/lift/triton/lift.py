@@ -10,16 +10,14 @@ from typing import Any
 from ...dtypes import DType
 from ...errors import TilewrightError, UnsupportedKernel
 from ...expr import Expr, Op, const, load, substitute, var
-from ...parse_expr import RESERVED
 from ...program import Alloc, Param, Program, Statement
-from ...spec import SIZES
 from ...verify import verify
 from .axes import AxisFinder
 from .capture import Launch, Run, capture, storage_of
 from .elementwise import single
 from .emit import Emitter
 from .grids import Shared
-from .naming import AXIS_NAMES, Names
+from .naming import KEPT_NAMES, Names
 from .places import TensorInfo
 from .program import finish, size_names, whole_names, zero_grids
 from .reader import Reader
@@ -42,12 +40,15 @@ class Lifted:
     ttir: tuple[str, ...]
     notes: tuple[str, ...] = ()
     numbers: tuple[tuple[str, str], ...] = ()  # sizes that are integer arguments of the launcher: (size, argument)
+    renamed: tuple[tuple[str, str], ...] = ()  # inputs whose arguments have names that programs use: (input, argument)
 
     def arguments(self, launch: Callable[..., Any], example: Sequence[Any]) -> dict[str, Any]:
         """The launcher's arguments by the program's names: tensors of its parameters, integers of its sizes."""
         bound = inspect.signature(launch).bind(*example)
         bound.apply_defaults()
-        found = {p.name: bound.arguments[p.name] for p in self.program.params if p.name in bound.arguments}
+        renamed = dict(self.renamed)
+        names = {p.name: renamed.get(p.name, p.name) for p in self.program.params}
+        found = {name: bound.arguments[own] for name, own in names.items() if own in bound.arguments}
         outputs = {p.name for p in self.program.params if p.is_output}
         tensors = {name: _as_tensor(value) for name, value in found.items() if name not in outputs}
         return tensors | {size: bound.arguments[argument] for size, argument in self.numbers}
@@ -68,7 +69,7 @@ def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], n
         verify(program)
     except TilewrightError as error:
         raise UnsupportedKernel(f"the kernel has no valid form in the program language: {error}") from error
-    return Lifted(program, tuple(lifter.ttir), tuple(dict.fromkeys(lifter.notes)), lifter.numbers)
+    return Lifted(program, tuple(lifter.ttir), tuple(dict.fromkeys(lifter.notes)), lifter.numbers, tuple(lifter.renamed.items()))
 
 
 def _as_tensor(value: Any) -> Any:
@@ -88,6 +89,7 @@ class _Lifter:
         self.by_storage: list[dict[int, str]] = [{} for _ in runs]
         self.scalars: dict[str, Any] = {}
         self.inputs: list[str] = []
+        self.renamed: dict[str, str] = {}
         self.ttir: list[str] = []
         self.notes: list[str] = list(runs[0].notes)
         self.readers: list[tuple[Reader, AxisFinder, Launch]] = []
@@ -128,14 +130,23 @@ class _Lifter:
         for name in self.runs[0].arguments:
             values = [run.arguments[name] for run in self.runs]
             if all(hasattr(value, "untyped_storage") for value in values):
-                self._tensor(name, values, "input", "data")
-                self.inputs.append(name)
+                self.inputs.append(self._tensor(self._own_name(name), values, "input", "data"))
             elif all(isinstance(value, int) and not isinstance(value, bool) for value in values):
                 if len(set(values)) > 1:
                     self.table.dimension(tuple(values), name)
             elif all(isinstance(value, float) for value in values) and len(set(values)) > 1:
-                self.scalars[name] = values
-                self.inputs.append(name)
+                self.inputs.append(self._own_name(name))
+                self.scalars[self.inputs[-1]] = values
+
+    def _own_name(self, argument: str) -> str:
+        """An input's name: the argument's, unless programs use that for something else."""
+        name = argument
+        while name in KEPT_NAMES or (name != argument and name in self.runs[0].arguments):
+            name += "_in"
+        if name != argument:
+            self.renamed[name] = argument
+            self.notes.append(f"argument {argument} is {name} in the program")
+        return name
 
     def _fresh_tensors(self) -> None:
         """Memory of the launcher's own: what it returns are outputs, the rest is scratch."""
@@ -168,12 +179,10 @@ class _Lifter:
                     return {"out": "o"}.get(plain, plain)
         return otherwise
 
-    def _tensor(self, wanted: str, values: list[Any], role: str, contents: str) -> None:
+    def _tensor(self, wanted: str, values: list[Any], role: str, contents: str) -> str:
         name = wanted
-        while name in self.tensors or (role != "input" and (name in AXIS_NAMES or name in self.scalars)):
+        while name in self.tensors or (role != "input" and (name in KEPT_NAMES or name in self.scalars)):
             name += "_out" if role == "output" else "_"
-        if name in SIZES or name in RESERVED:
-            raise UnsupportedKernel(f"the launcher's argument {name!r} has a name of the program language; rename it")
         if any(value.dim() != values[0].dim() for value in values):
             raise UnsupportedKernel(f"{name} has other dimensions in other examples")
         is_own = role == "scratch" and contents == "empty"
@@ -189,6 +198,7 @@ class _Lifter:
         self._pending.append((name, columns([t.stride() for t in values])))
         for known, value in zip(self.by_storage, values, strict=True):
             known.setdefault(storage_of(value), name)
+        return name
 
     def _padded_dims(self) -> None:
         """Rows that the launcher's own memory has beyond a size, up to whole blocks, are not in the program."""

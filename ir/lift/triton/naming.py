@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 from ...parse_expr import RESERVED
 from ...spec import SIZES
+from ...transfer.recognition.lines import ROLES
 from .text import Block, Function, Operation
 
 THROUGH = ("tt.splat", "tt.expand_dims", "tt.broadcast", "tt.trans", "tt.reshape", "arith.extf", "ttg.convert_layout")
 AXIS_NAMES = ("b", "h", "g", "m", "n", "i", "j", "t")
+KEPT_NAMES = frozenset({*AXIS_NAMES, *RESERVED, *SIZES, *ROLES} - {"q", "k", "v", "o", "lse"})  # no tensor's
 
 
 class Uses:

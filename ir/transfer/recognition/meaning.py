@@ -63,11 +63,14 @@ class Meaning:
         """A form that is a sum of folds, each once."""
         found: list[Leaf] = []
         for (powers, exponent), c in a.items():
-            folds = [atom for atom, power in powers if power == 1 and _is_fold(atom)]
-            if exponent or len(powers) != 1 or len(folds) != 1 or abs(c - 1.0) > 1e-6:
+            folds = [atom for atom, power in powers if power == 1 and is_fold(atom)]
+            if len(folds) != 1 or any(is_reference(x) for x, _ in exponent):
                 text = print_expr(self.forms.expr({(powers, exponent): c}))
                 raise self.walker.refuse(path, f"expected plain sums over keys; found {text[:120]}")
-            found += self._leaves_of(folds[0], path)
+            # what a row's sum is multiplied by is a part of its weights
+            outside = {(tuple(item for item in powers if item[0] is not folds[0]), exponent): c}
+            for leaf in self._leaves_of(folds[0], path):
+                found.append(replace(leaf, weight=self.forms.times(leaf.weight, outside)))
         return found
 
     def _leaves_of(self, atom: Expr, path: Path) -> list[Leaf]:
@@ -77,7 +80,7 @@ class Meaning:
             loop = LoopInfo(path, index(axis), None if tiles is None else tiles.tiles, const(True))
             return [self._leaf(loop, None, self.forms.of(atom.args[0]), path)]
         fold, inner = self._fold(atom)
-        nested = [a for (powers, _) in inner for a, _ in powers if _is_fold(a) and a.attr == "@fold"]
+        nested = [a for (powers, _) in inner for a, _ in powers if is_fold(a) and a.attr == "@fold"]
         if not nested:
             return [self._leaf(fold.loop, None, inner, fold.path)]
         if len(inner) != 1 or len(next(iter(inner))[0]) > 2:
@@ -132,15 +135,22 @@ class Meaning:
         return _is_whole(atom, self.program) and loop.element in set(walk(atom))
 
 
-def _is_fold(atom: Expr) -> bool:
+def is_fold(atom: Expr) -> bool:
+    """Whether an atom is a sum over what a loop or a tile visits."""
     return atom.op is Op.CALL and (atom.attr == "@fold" or str(atom.attr).startswith("@sum:"))
+
+
+def is_reference(e: Expr) -> bool:
+    """Whether an exponent is a running maximum, which must cancel."""
+    marks = ("@peak", "@max", "@carried", "@fold")
+    return any(n.op in (Op.CALL, Op.VAR) and str(n.attr).startswith(marks) for n in walk(e))
 
 
 def _sums_values(meaning: Meaning, e: Expr) -> list[Expr]:
     """Sums over keys in an expression whose terms have a row of v."""
     found = []
     for node in walk(e):
-        if not _is_fold(node) or str(node.attr).removeprefix("@sum:") in meaning.program.fixed:
+        if not is_fold(node) or str(node.attr).removeprefix("@sum:") in meaning.program.fixed:
             continue
         if node.attr == "@fold":
             value = meaning.walker.folds[int(node.args[0].attr)].value  # type: ignore[call-overload]

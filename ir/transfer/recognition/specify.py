@@ -26,7 +26,7 @@ from ...spec import (
 from .coordinates import Places, find_places, product_of
 from .cover import Cover, Swept, cover
 from .forms import LOG2E, UNIT, Form, is_indicator, replaced
-from .meaning import Leaf, Meaning
+from .meaning import Leaf, Meaning, is_fold, is_reference
 from .prover import implies
 from .walk import LoopInfo, Stored, Walker
 from .writing import snapped, split_weight, tidy_numbers
@@ -128,7 +128,7 @@ class _Reader:
         if not form or len(divisors) != 1 or any(len(d) > 1 or (d and d[0][1] != -1) for d in divisors):
             raise self.walker.refuse(output.path, "expected sums of weighted rows of v, divided by one sum of weights")
         (divisor,) = divisors
-        if any(exponent for _, exponent in form):
+        if any(is_reference(x) for _, exponent in form for x, _ in exponent):
             text = print_expr(self.forms.expr(form))[:120]
             raise self.walker.refuse(output.path, f"the reference point of the exponentials does not cancel: {text}")
         above = {(tuple(p for p in powers if p[1] > 0), exponent): c for (powers, exponent), c in form.items()}
@@ -216,8 +216,8 @@ class _Reader:
         """The sums of weights below the line, and what is added to them."""
         if below is None:
             return [], {}
-        sums = {term: c for term, c in below.items() if term[0]}
-        rest = {term: c for term, c in below.items() if not term[0]}
+        sums = {term: c for term, c in below.items() if any(is_fold(atom) for atom, _ in term[0])}
+        rest = {term: c for term, c in below.items() if term not in sums}
         rest = self.forms.of(places.canonical(self.forms.expr(rest), first.loop.element))
         return [self._weighed(leaf, places, first) for leaf in self.meaning.leaves(sums, output.path)], rest
 
