@@ -148,11 +148,12 @@ def generate(  # noqa: PLR0913 - one parameter per option of the contract
 
 
 @app.command()
-def lift(
+def lift(  # noqa: PLR0913 - one parameter per option of the contract
     source: Annotated[
         str, typer.Argument(help="A PyTorch function, as for generate; a file.py with Triton kernels, or its launcher.")
     ],
     raw: Annotated[bool, typer.Option("--raw", help="Triton: the program as the kernel says it.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Triton: compare with the kernel, interpreted.")] = False,
     dtype: Element = None,
     shape: Shape = None,
     out: File = None,
@@ -162,7 +163,7 @@ def lift(
     with _summary(json) as show, _progress():
         from .kernels.commands import lift_command
 
-        result = lift_command(source, _example(dtype, shape), out, is_raw=raw)
+        result = lift_command(source, _example(dtype, shape), out, is_raw=raw, verify=verify)
         for note in () if json else result["notes"]:
             print(f"note: {note}", file=sys.stderr)
         show(result, result["file"] or result["text"].rstrip("\n"))

@@ -94,14 +94,16 @@ def parse_prices(words: Sequence[str]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def lift_command(source: str, example: Example, out: Path | None, *, is_raw: bool = False) -> dict[str, Any]:
+def lift_command(
+    source: str, example: Example, out: Path | None, *, is_raw: bool = False, verify: bool = False
+) -> dict[str, Any]:
     """Source -> text, written to `out` when given: a PyTorch function's spec, or the program of Triton kernels.
 
-    is_raw: the program as the kernel says it, with nothing of it recognised.
+    is_raw: the program as the kernel says it, with nothing of it recognised. verify: kernels are run as well.
     """
     from .lifting import lift_source
 
-    lifted = lift_source(source, example, is_raw=is_raw)
+    lifted = lift_source(source, example, is_raw=is_raw, verify=verify)
     found = {"spec": source, "name": lifted.name, "kind": lifted.kind, "text": lifted.text, "notes": list(lifted.notes)}
     return {**found, "computes": lifted.computes, "seconds": lifted.seconds, "file": _put(out, lifted.text)}
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..ir.errors import ScheduleError, UnsupportedKernel, UnsupportedSpec
 from ..ir.printer import print_program, print_spec
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ..ir.program import Program
     from ..ir.spec import AttentionSpec
     from .commands import Example
+
+MOST_VERIFIED = 2  # examples that kernels are interpreted on
 
 __all__ = ["LiftedKernel", "LiftedText", "lift", "lift_source"]
 
@@ -53,15 +57,17 @@ class LiftedText:
     seconds: float = 0.0
 
 
-def lift_source(source: str, example: Example, *, is_raw: bool = False) -> LiftedText:
+def lift_source(source: str, example: Example, *, is_raw: bool = False, verify: bool = False) -> LiftedText:
     """`file.py:function` or `module:function`, or a `file.py` with one launcher of Triton kernels.
 
-    Raises UnsupportedSpec or UnsupportedKernel for what cannot be lifted, naming its line.
+    verify: run the kernels in Triton's interpreter and compare.
+    Raises UnsupportedSpec or UnsupportedKernel for what cannot be lifted, naming its line, and VerificationError where
+    kernel and program differ.
     """
     named = _named(source)
     begin = time.perf_counter()
     if is_launcher(named.function):
-        found = _lift_launcher(named, is_raw=is_raw)
+        found = _lift_launcher(named, is_raw=is_raw, verify=verify)
     else:
         spec = trace(named.function, example_tensors(named, example.shape, example.dtype), Stages()).spec
         found = LiftedText(spec.name, "spec", print_spec(spec))
@@ -86,51 +92,74 @@ def _named(source: str) -> SpecSource:
     return SpecSource(getattr(module, names[0]), module, names[0])
 
 
-def lift(function: Callable[..., Any], example: Sequence[Any] | None = None) -> AttentionSpec | LiftedKernel:
+def lift(
+    function: Callable[..., Any], example: Sequence[Any] | None = None, *, verify: bool = False
+) -> AttentionSpec | LiftedKernel:
     """What a PyTorch function computes, or how the Triton kernels of a launcher do.
 
     function: f(q, k, v, *captured) -> o, traced with the `example` tensors, or a function that launches Triton kernels;
     that one is called for several sizes (from `<name>_inputs()` or `inputs()` beside it, or made of the example) with
     its launches recorded and not run. No GPU is needed.
-    Raises UnsupportedSpec or UnsupportedKernel, naming the line or the operation that stopped it.
+    verify: run the kernels in Triton's interpreter as well and compare them with the program, on the smallest of those
+    sizes; a spec is always compared with its function.
+    Raises VerificationError where they differ; UnsupportedSpec or UnsupportedKernel, naming the line or the operation
+    that stopped it.
     """
     if not is_launcher(function):
         if example is None:
             raise UnsupportedSpec("lift of a PyTorch function needs example=(q, k, v, *captured)")
         return trace(function, example, Stages()).spec
     named = SpecSource(function, sys.modules[function.__module__], function.__name__)
-    return _understood(named, None if example is None else [scaled(tuple(example))])
+    return _understood(named, None if example is None else [scaled(tuple(example))], verify=verify)
 
 
-def _lift_launcher(named: SpecSource, *, is_raw: bool) -> LiftedText:
+def _lift_launcher(named: SpecSource, *, is_raw: bool, verify: bool) -> LiftedText:
     """The program of a launcher's kernels as text."""
-    found = _understood(named)
+    found = _understood(named, verify=verify)
     program = found.raw if is_raw else found.program
     computes = None if found.spec is None else print_spec(found.spec)
     return LiftedText(program.name, "program", print_program(program), found.notes, computes)
 
 
-def _understood(named: SpecSource, rows: list[list[tuple[Any, ...]]] | None = None) -> LiftedKernel:
+def _understood(
+    named: SpecSource, rows: list[list[tuple[Any, ...]]] | None = None, *, verify: bool = False
+) -> LiftedKernel:
     """Lifted with the first examples of which a program comes that can be recognised.
 
     Where there are none such, the first program; where there is none, what was wrong with the first examples.
     """
     from ..ir.lift.triton import lift_triton
 
-    lifted: list[LiftedKernel] = []
+    known: list[tuple[LiftedKernel, Lifted, list[tuple[Any, ...]]]] = []
     failures: list[UnsupportedKernel] = []
     for examples in rows or lifting_examples(named):
         try:
-            found = _recognised(lift_triton(named.function, examples, named.name))
+            raw = lift_triton(named.function, examples, named.name)
+            known.append((_recognised(raw), raw, examples))
         except UnsupportedKernel as error:
             failures.append(error)
             continue
-        if found.spec is not None:
-            return found
-        lifted.append(found)
-    if not lifted:
+        if known[-1][0].spec is not None:
+            break
+    if not known:
         raise failures[0]
-    return lifted[0]
+    best = next((item for item in known if item[0].spec is not None), known[0])
+    return _verified(*best, named) if verify else best[0]
+
+
+def _verified(found: LiftedKernel, raw: Lifted, examples: list[tuple[Any, ...]], named: SpecSource) -> LiftedKernel:
+    """The lifted kernel with a note that it agrees with what was lifted. Raises VerificationError where it does not."""
+    from ..ir.lift.triton.selfcheck import verify_lift
+
+    smallest = sorted(examples, key=_elements)[:MOST_VERIFIED]
+    compared = verify_lift(raw, named.function, smallest)
+    worst = max((item.error / item.budget for item in compared if item.budget), default=0.0)
+    note = f"verified: kernel and program agree on {len(smallest)} examples (at worst {worst:.2f} of the error allowed)"
+    return replace(found, notes=(*found.notes, note))
+
+
+def _elements(example: tuple[Any, ...]) -> int:
+    return sum(item.numel() for item in example if isinstance(item, torch.Tensor))
 
 
 def _recognised(lifted: Lifted) -> LiftedKernel:

@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from tilewright.ir.errors import UnsupportedKernel, UnsupportedSpec
+from tilewright.ir.errors import UnsupportedKernel, UnsupportedSpec, VerificationError
+from tilewright.ir.lift.triton import selfcheck
 from tilewright.kernels.commands import Example
 from tilewright.kernels.launchers import is_launcher, launchers_of, lifting_examples, scaled, size_keywords
 from tilewright.kernels.lifting import lift_source
@@ -35,6 +36,35 @@ KERNEL = """
 
     def plain(q, k, v):
         return torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+"""
+
+WEIGHTED = """
+    import torch
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def weighted(q, k, v, o, M, N, D: tl.constexpr, TILE: tl.constexpr):
+        head = tl.program_id(1)
+        i, d = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.arange(0, D)
+        q_tile = tl.load(q + (head * M + i[:, None]) * D + d[None, :], mask=i[:, None] < M, other=0.0)
+        acc = tl.zeros([TILE, D], tl.float32)
+        for start in range(0, N, TILE):
+            j = start + tl.arange(0, TILE)
+            k_tile = tl.load(k + (head * N + j[:, None]) * D + d[None, :], mask=j[:, None] < N, other=0.0)
+            v_tile = tl.load(v + (head * N + j[:, None]) * D + d[None, :], mask=j[:, None] < N, other=0.0)
+            s = tl.dot(q_tile, k_tile.T) * 0.125
+            acc += tl.dot((s * s).to(v_tile.dtype), v_tile)
+        tl.store(o + (head * M + i[:, None]) * D + d[None, :], acc.to(tl.bfloat16), mask=i[:, None] < M)
+
+    def launch(q, k, v):
+        o = torch.empty_like(q)
+        B, H, M, D = q.shape
+        weighted[(triton.cdiv(M, 32), B * H)](q, k, v, o, M, k.shape[2], D=D, TILE=32)
+        return o
+
+    def inputs(B=1, H=1, M=37, N=40, D=16):
+        return tuple(torch.randn(B, H, n, D, dtype=torch.bfloat16) for n in (M, N, N))
 """
 
 
@@ -109,3 +139,16 @@ def test_integers_need_keywords() -> None:
 def test_more_than_three_arguments_need_inputs(module: ModuleType) -> None:
     with pytest.raises(UnsupportedKernel, match="with no inputs"):
         lifting_examples(SpecSource(module._inner, module, "_inner"))
+
+
+def test_a_lift_is_verified_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, which Triton's interpreter by itself multiplies as integers."""
+    path = tmp_path / "tokens.py"
+    path.write_text(textwrap.dedent(WEIGHTED))
+    found = lift_source(str(path), Example(), verify=True)
+    assert any(note.startswith("verified: kernel and program agree on 2 examples") for note in found.notes)
+    real = selfcheck.interpret
+    wrong = lambda *args, **options: {name: x + 1 for name, x in real(*args, **options).items()}  # noqa: E731
+    monkeypatch.setattr(selfcheck, "interpret", wrong)
+    with pytest.raises(VerificationError, match="example 0, output o"):
+        lift_source(str(path), Example(), verify=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from ...interpreter import interpret
 from ...program import Program
 from .capture import on_cpu
 from .lift import Lifted
+from .process import interpreting_process
 
-ENVIRONMENT = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
 EPSILON = {DType.F16: 2.0**-11, DType.BF16: 2.0**-8, DType.F32: 2.0**-21, DType.F64: 2.0**-50}  # of an output
 SPREAD = 2.0  # how much further than the program's own rounding the kernel may be from exact arithmetic
 
@@ -93,26 +91,25 @@ def _array(value: Any) -> Any:
 
 def interpreted(launch: Callable[..., Any], examples: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
     """What the launcher returns, its kernels run by Triton's interpreter in another process."""
-    source, name = launch.__code__.co_filename, launch.__name__
-    with _environment(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_run, source, name, [tuple(example) for example in examples]).result()
+    module, name = sys.modules[launch.__module__], launch.__name__
+    package = module.__name__ if getattr(module, "__package__", "") else ""
+    with interpreting_process() as pool:
+        rows = [tuple(example) for example in examples]
+        return pool.submit(_run, package, launch.__code__.co_filename, name, rows).result()
 
 
-@contextmanager
-def _environment() -> Iterator[None]:
-    saved = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _run(package: str, source: str, name: str, examples: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    module = importlib.import_module(package) if package else _module_of(source)
+    results = []
+    for example in examples:
+        with on_cpu():
+            result = getattr(module, name)(*example)
+        results.append(result if isinstance(result, tuple) else (result,))
+    return results
 
 
-def _run(source: str, name: str, examples: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def _module_of(source: str) -> ModuleType:
+    """A file that belongs to no package."""
     sys.path.insert(0, str(Path(source).parent))
     spec = importlib.util.spec_from_file_location("lifted_launcher", source)
     assert spec is not None
@@ -120,9 +117,4 @@ def _run(source: str, name: str, examples: list[tuple[Any, ...]]) -> list[tuple[
     module = importlib.util.module_from_spec(spec)
     sys.modules["lifted_launcher"] = module
     spec.loader.exec_module(module)
-    results = []
-    for example in examples:
-        with on_cpu():
-            result = getattr(module, name)(*example)
-        results.append(result if isinstance(result, tuple) else (result,))
-    return results
+    return module
