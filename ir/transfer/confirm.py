@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..algebra import simplify
 from ..dtypes import DType, Kind
 from ..errors import VerificationError
 from ..evaluate import Array
+from ..expr import Op, const, loads, transform
 from ..interpreter import interpret
 from ..program import Grid, Program
 from ..reference import reference
@@ -25,6 +27,8 @@ __all__ = ["confirm"]
 
 TOLERANCE = 1e-5  # of values near 1: constants of kernels are rounded to float32
 CANDIDATES = ((37, 53), (41, 41), (1, 53), (1, 1), (64, 64), (128, 128))  # rows and columns to try
+TRIES, MOST_ROWS = 1000, 24  # draws of lengths that tensors hold, rows that they leave
+FREE = 8  # of a size that no tensor has: parts of the keys
 MANY_KEYS = ((3, 777), (1, 777))  # where keys are split, so that every part has some
 
 
@@ -77,9 +81,45 @@ def _draw(program: Program, found: Recognised, random: np.random.Generator) -> B
     lengths = [(sizes["M"], sizes["N"])] * batch
     if places.layout != "dense":
         lengths = [(sizes["M"] if places.layout == "paged" else 11 * b + 3, 13 * b + 5) for b in range(batch)]
-    if places.layout == "ragged" and _is_one_length(program, found):
+    if places.is_indirect:
+        lengths = _held(program, found, tensors, lengths, random)
+    elif places.layout == "ragged" and _is_one_length(program, found):
         lengths = [(rows, rows) for rows, _ in lengths]
     return Batch(tensors, sizes, tuple(lengths))
+
+
+def _held(
+    program: Program, found: Recognised, tensors: dict[str, Array], lengths: list[tuple[int, int]],
+    random: np.random.Generator,
+) -> list[tuple[int, int]]:  # fmt: skip
+    """Lengths of sequences that tensors hold: what `rows` and `columns` make of numbers drawn for them."""
+    places, table = found.places, found.places.table
+    assert table is not None
+    known = {str(node.attr) for node in loads(table)} | {places.q, places.k, places.v}
+    known |= {"cu_q", "" if places.start is None else str(places.start.attr)}
+    held = [p.name for p in program.params if not p.is_output and len(p.dims) == 1 and p.dtype.kind is Kind.INT]
+    held = [name for name in held if name not in known]
+    drawn: list[tuple[int, int]] = []
+    for b, (rows, columns) in enumerate(lengths):
+        for _ in range(TRIES):
+            values = {name: int(random.integers(0, 40)) for name in held}
+            pair = (_length(found, "rows", b, values, rows), _length(found, "columns", b, values, columns))
+            if 0 < pair[0] <= MOST_ROWS and pair[1] > 0:
+                break
+        for name, value in values.items():
+            tensors.setdefault(name, np.zeros(len(lengths), np.int64))[b] = value
+        drawn.append(pair)
+    return drawn
+
+
+def _length(found: Recognised, name: str, b: int, values: Mapping[str, int], otherwise: int) -> int:
+    """A number of rows or columns of sequence b; `otherwise` where it is told by where sequences start."""
+    region = next((r for r in found.reference.regions if r.name == name), None)
+    if region is None or any(node.attr not in values for node in loads(region.body)):
+        return otherwise
+    body = transform(region.body, lambda e: const(values[str(e.attr)]) if e.op is Op.LOAD else None)
+    length = simplify(body)
+    return int(length.attr) if length.op is Op.CONST else otherwise  # type: ignore[call-overload]
 
 
 def _is_one_length(program: Program, found: Recognised) -> bool:
@@ -119,7 +159,7 @@ def _meaning(spec: AttentionSpec, batch: Batch) -> tuple[Array, Array]:
 def _run(program: Program, found: Recognised, batch: Batch, *, is_raw: bool) -> Array:
     """A program's output, [B, Hq, M, Dv]."""
     arguments = scatter(program, found, batch.tensors, batch.lengths, is_raw=is_raw)
-    sizes = {**batch.sizes, **program.fixed}
+    sizes = {**dict.fromkeys(program.free_sizes, FREE), **batch.sizes, **program.fixed}
     got = interpret(program, arguments, float_type=np.float64, sizes=sizes)
     shape = tuple(batch.sizes[name] for name in ("B", "Hq", "M", "Dv"))
     return gather(program, found, got, shape, batch.lengths, is_raw=is_raw)

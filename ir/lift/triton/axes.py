@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ...dtypes import Kind
 from ...errors import UnsupportedKernel
 from ...expr import Expr, Op, loads, transform, var, walk
 from .places import TensorInfo, axis_terms, conjunction, decompose, upper_limit
@@ -145,15 +146,17 @@ class AxisFinder:
 
     def _extent(self, axis: Axis, own: list[Expr], ends: list[Poly]) -> Expr:
         """The dimension's size, or where the masks end the rows that are at computed places."""
+        common = [end for end in ends if ends.count(end) == max(ends.count(other) for other in ends)]
         if own:
             for dim in own:
                 if self.reader.integers.poly(dim) in ends:
                     return dim
+            if common and loads(to_expr(common[0])) and self._is_of_tables(axis):
+                return to_expr(common[0])  # rows in use of a table, whose rows are longer
             if all(len(term) > 1 for end in ends for term in end):
                 self.reader.note(f"rows are not masked at {axis.places[0]}: sizes are taken to be multiples of the "
                                  f"kernel's {axis.width}, the program takes any")  # fmt: skip
             return own[0]
-        common = [end for end in ends if ends.count(end) == max(ends.count(other) for other in ends)]
         if common:
             return to_expr(common[0])
         base, tensor, position = next((f for f in axis.forms if f[1] is not None), axis.forms[0])
@@ -162,6 +165,12 @@ class AxisFinder:
                                     axis.places[0])  # fmt: skip
         offset = added(base, scaled(axis.number, -axis.width))
         return to_expr(added(self.reader.integers.poly(tensor.dims[position]), scaled(offset, -1)))
+
+
+    def _is_of_tables(self, axis: Axis) -> bool:
+        """Whether an axis runs along dimensions of integer tensors alone."""
+        tensors = [tensor for base, tensor, _ in axis.forms if tensor is not None]
+        return all(tensor.dtype.kind is Kind.INT for tensor in tensors)
 
 
 def accesses_of(body: list[Item]) -> Iterator[Access]:

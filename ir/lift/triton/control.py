@@ -53,6 +53,7 @@ def read_for(reader: Reader, operation: Operation) -> None:
     counter, low, high, step, *pairs = operation.operands
     token = reader.token("it")
     bounds = [reader.value(name).expr for name in (low, high, step)]
+    bounds[1] = _plain_end(reader, bounds[0], bounds[1])
     if any(reader.value(name).is_data for name in (low, high, step)):
         raise reader.fail(operation, "a loop whose bounds are data")
     formal, initial = pairs[0::2], pairs[1::2]
@@ -97,6 +98,20 @@ def read_for(reader: Reader, operation: Operation) -> None:
             delta = reader.integers.meaning[moving[inner][0]]
             total = reader.integers.resolve(folded(Op.ADD, value.expr, _replaced(delta, token, trips)))
             reader.values[result] = Value(value.shape, value.element, total, None, value.base)
+
+
+def _plain_end(reader: Reader, low: Expr, high: Expr) -> Expr:
+    """`where(x <= 0, 0, x + c) // T` as `(x + c) // T`, 0 <= c < T: a loop from 0 does not run for either."""
+    choice, size = high.args if high.op is Op.FLOORDIV else (high, const(1))
+    if low is not const(0) or choice.op is not Op.SELECT or choice.args[1] is not const(0) or size.op is not Op.CONST:
+        return high
+    condition, _, length = choice.args
+    if condition.op is not Op.LE or condition.args[1] is not const(0):
+        return high
+    more = added(reader.integers.poly(length), scaled(reader.integers.poly(condition.args[0]), -1))
+    if set(more) <= {()} and 0 <= more.get((), 0) < int(str(size.attr)):
+        return length if size is const(1) else folded(Op.FLOORDIV, length, size)
+    return high
 
 
 def _replaced(expr: Expr, token: str, by: Expr) -> Expr:

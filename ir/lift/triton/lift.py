@@ -69,7 +69,8 @@ def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], n
         verify(program)
     except TilewrightError as error:
         raise UnsupportedKernel(f"the kernel has no valid form in the program language: {error}") from error
-    return Lifted(program, tuple(lifter.ttir), tuple(dict.fromkeys(lifter.notes)), lifter.numbers, tuple(lifter.renamed.items()))
+    notes, renamed = tuple(dict.fromkeys(lifter.notes)), tuple(lifter.renamed.items())
+    return Lifted(program, tuple(lifter.ttir), notes, lifter.numbers, renamed)
 
 
 def _as_tensor(value: Any) -> Any:

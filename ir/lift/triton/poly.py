@@ -91,8 +91,8 @@ class Integers:
             return parts[0 if first == (op is Op.MIN) else 1]
         common = math.gcd(*(c for part in parts for c in part.values()))
         common = common if common >= LEAST_TILE else 1  # max(32 * x, 0) is 32 * max(x, 0): a number of tiles
-        first, second = (to_expr({term: c // common for term, c in part.items()}) for part in parts)
-        return {(apply(op, first, second),): common}
+        args = (to_expr({term: c // common for term, c in part.items()}) for part in parts)
+        return {(apply(op, *args),): common}
 
     def divided(self, number: Poly, by: Poly) -> tuple[Poly, Poly] | None:
         """Quotient and rest where they are known: what divides exactly, plus what lies between 0 and the divisor."""

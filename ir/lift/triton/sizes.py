@@ -38,6 +38,7 @@ class SizeTable:
         self.values: dict[str, Values] = {}
         self.blocks: list[int] = list(USUAL_BLOCKS)
         self._found: dict[Values, Expr] = {}
+        self._strides: dict[Values, Expr] = {}
 
     def dimension(self, values: Values, name: str, *, is_product: bool = False) -> Expr:
         """The size of a dimension: a number where all examples agree, else a name (one name for equal values).
@@ -58,7 +59,7 @@ class SizeTable:
 
     def identify(self, values: Values, what: str) -> Expr:
         """The expression of the sizes that has these values. Raises UnsupportedKernel, naming `what`."""
-        found = self._found.get(values)
+        found = self._strides.get(values, self._found.get(values))
         if found is None:
             found = self._search(values)
             if found is None:
@@ -83,7 +84,7 @@ class SizeTable:
             ratio = _ratio(values, product)
             if ratio:
                 found = Monomial(ratio, names)
-                self._found.setdefault(values, found.expr())
+                self._strides.setdefault(values, found.expr())
                 return found
         return self.monomial(values)
 

@@ -48,8 +48,10 @@ def _roles(name: str, param: Param, found: Recognised, *, is_raw: bool) -> list[
     if is_raw:
         return places.dims.get(param.name) or places.outputs[param.name]
     dense = ["batch", "head", "row", "feature"]
+    if name in ("k", "v") and places.table is not None:
+        return places.dims[places.k]
     if places.layout == "paged":
-        return ["batch", "row", "head", "feature"] if name in ("q", "o") else ["place", "place", "head", "feature"]
+        return ["batch", "row", "head", "feature"]
     return ["place", "head", "feature"] if places.layout == "ragged" else dense
 
 
@@ -59,15 +61,18 @@ def _laid(param: Param, values: Array, name: str, found: Recognised, lengths: Le
         moved = values.transpose([AXES[role] for role in roles] + [AXES[r] for r in AXES if r not in roles])
         return moved.reshape(moved.shape[: len(roles)])
     counts = [rows if name == "q" else columns for rows, columns in lengths]
-    if roles.count("place") == 1:
+    if name == "q" or found.places.table is None:
         rows = [values[b, :, :count].transpose(1, 0, 2) for b, count in enumerate(counts)]
         return np.concatenate(rows)
-    pages = max(-(-count // PAGE) for count in counts) or 1
-    cache = np.full((len(counts) * pages, PAGE, *values.shape[1::2]), np.nan)
+    size = PAGE if roles.count("place") == 2 else 1
+    pages = max(-(-count // size) for count in counts) or 1
+    cache = np.full((len(counts) * pages, size, *values.shape[1::2]), np.nan)
     for b, count in enumerate(counts):
         for j in range(count):
-            cache[_page(b, j // PAGE, pages), j % PAGE] = values[b, :, j]
-    return cache
+            cache[_page(b, j // size, pages), j % size] = values[b, :, j]
+    cache = cache.reshape(-1, *cache.shape[2:]) if size == 1 else cache
+    axes = {"place": [0, 1][: roles.count("place")], "head": [cache.ndim - 2], "feature": [cache.ndim - 1]}
+    return cache.transpose([axes[role].pop(0) for role in roles])
 
 
 def _page(b: int, page: int, pages: int) -> int:
@@ -78,6 +83,8 @@ def _page(b: int, page: int, pages: int) -> int:
 def _table(param: Param, program: Program, found: Recognised, lengths: Lengths) -> Array:
     """Starts of sequences, tables of pages, lengths: what the program reads beside the spec's tensors."""
     rows, columns = ([pair[n] for pair in lengths] for n in (0, 1))
+    if found.places.is_indirect:
+        return _indirect(param, found, rows, columns)
     if len(param.dims) == 2:
         pages = max(-(-count // PAGE) for count in columns) or 1
         return np.array([[_page(b, page, pages) for page in range(pages)] for b in range(len(columns))])
@@ -90,6 +97,30 @@ def _table(param: Param, program: Program, found: Recognised, lengths: Lengths) 
     is_rows = start is not None and (param.name == start.attr or param.name == "cu_q")
     starts = np.cumsum([0, *(rows if is_rows else columns)])
     return starts[:-1] if param.dims in held.values() else starts  # without the end where lengths tell it
+
+
+def _indirect(param: Param, found: Recognised, rows: Sequence[int], columns: Sequence[int]) -> Array:
+    """The table of a cache's rows or pages, the requests or starts that it is read by, and where queries start."""
+    places, table = found.places, found.places.table
+    assert table is not None
+    size = PAGE if places.dims[places.k].count("place") == 2 else 1
+    pages = [-(-count // size) for count in columns]
+    most = max(pages) or 1
+    own = [[_page(b, page, most) for page in range(count)] for b, count in enumerate(pages)]
+    if param.name == table.attr and len(table.args) == 1:
+        return np.array([page for one in own for page in one])
+    is_request = len(table.args) == 2 and bool(loads(table.args[0]))
+    numbers = [len(own) - b if is_request else b for b in range(len(own))]  # row 0 is nobody's
+    if param.name == table.attr:
+        whole = np.zeros((len(own) + is_request, most), np.int64)
+        for number, one in zip(numbers, own, strict=True):
+            whole[number, : len(one)] = one
+        return whole
+    if is_request and param.name == table.args[0].attr:
+        return np.array(numbers)
+    is_query = places.start is not None and param.name in (places.start.attr, "cu_q")
+    starts = np.cumsum([0, *(rows if is_query else pages)])
+    return starts[:-1] if places.sizes.get(str(param.dims[0]), param.dims[0]) == "B" else starts
 
 
 def _lengths_held(program: Program) -> dict[str, tuple[str | int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...expr import Expr, Op, apply, const, loads, transform, var, walk
@@ -27,7 +27,8 @@ class Places:
     `q`, `k`, `v`: names. `batch`, `head`, `row`, `key_head`: the program's expressions for b, h, i and the key head.
     `group`: Hq / Hkv where the program fixes it. `dims`: tensor -> roles of its dimensions, "batch", "head", "row",
     "feature" or "place" (one of several that together find a row). `sizes`: the program's names of sizes -> canonical
-    ones. `start`: where sequence b starts among the queries. `is_square`: there are as many keys as queries.
+    ones. `start`: where sequence b starts among the queries. `is_square`: there are as many keys as queries. `table`:
+    the load that finds a key's row or page in a cache.
     """
 
     q: str
@@ -43,7 +44,15 @@ class Places:
     layout: str = "dense"
     is_square: bool = False
     start: Expr | None = None
+    table: Expr | None = None
     outputs: dict[str, list[str]] = field(default_factory=dict)  # output -> roles of its dimensions
+
+    @property
+    def is_indirect(self) -> bool:
+        """Whether keys are found by a table of rows, or of pages of requests, and not by `table[b, page]`."""
+        if self.table is None:
+            return False
+        return self.dims[self.k].count("place") == 1 or bool(loads(self.table.args[0]))
 
     def fixed_size(self, program: Program, tensor: str, role: str) -> int | None:
         """The number that a program says a dimension has, None where it has a name."""
@@ -251,33 +260,78 @@ def _is_slot(slot: Expr, size: Expr, walker: Walker, plain: object) -> bool:
 def _ragged_or_paged(
     walker: Walker, loads_of: tuple[Expr, Expr, Expr], rest: tuple[Indices, Indices], element: Expr, path: Path
 ) -> Places:
-    """Rows at computed places: q[start[b] + i, h, :], k[start[b] + j, g, :]; or k[table[b, j // P], j % P, g, :]."""
+    """Rows at computed places: q[start[b] + i, h, :], k[start[b] + j, g, :]; or k in a cache, by a table."""
     q, k, v = loads_of
     rest_q, rest_k = rest
     ((key_place, key_head),) = rest_k
     keyed = [e for e in k.args if element in set(walk(e))]
-    tables = [node for e in keyed for node in loads(e)]
+    tables = [node for e in keyed for node in loads(e) if element in set(walk(node))]
     places = None
-    if len(keyed) == 1:
+    if tables:
+        places = _cached(walker, q, rest_q, key_head, (keyed, tables[0]), element)
+    elif len(keyed) == 1:
         places = _ragged(walker, q, rest_q, key_head)
         if places is not None:
             _check_sequence(walker, keyed[0], element, places.batch, path)
-    elif len(keyed) == 2 and len(tables) == 1 and len(tables[0].args) == 2:
-        batch = tables[0].args[0]
-        if len(rest_q) in (2, 3) and any(e is batch for _, e in rest_q):
-            others = [(n, e) for n, e in rest_q if e is not batch]
-            head, row = _head_and_row(others, key_head, walker, q)
-            places = Places(str(q.attr), "", "", batch, head[1], row[1], key_head, layout="paged")
-            batch_place = next(n for n, e in rest_q if e is batch)
-            places.dims[places.q] = _roles(len(q.args), {batch_place: "batch", head[0]: "head", row[0]: "row"})
     if places is None:
-        raise walker.refuse(path, f"keys are read at {print_expr(k)}; expected rows of one sequence, packed or paged")
+        raise walker.refuse(
+            path,
+            f"keys are read at {print_expr(k)}; expected rows of one sequence, packed, or in a cache by "
+            "table[b, j // Page], table[request[b], j] or table[start[b] + j]",
+        )
     places.k, places.v = str(k.attr), str(v.attr)
     for name, tensor in ((places.k, k), (places.v, v)):
         roles = {key_place: "head"} | {n: "place" for n, e in enumerate(tensor.args) if element in set(walk(e))}
         places.dims[name] = _roles(len(tensor.args), roles)
     _name_sizes(places, walker)
+    _name_batches(places, walker, (*q.args, *k.args))
     _check_group(places, walker, path)
+    return places
+
+
+def _name_batches(places: Places, walker: Walker, indices: Sequence[Expr]) -> None:
+    """B is the size of tensors that have one integer for each sequence, read at b alone."""
+    seen = [*indices, *walker.lets.values(), *(b.tiles.extent for b in walker.axes)]
+    reads: dict[str, set[Expr]] = {}
+    for node in (node for e in seen for node in loads(e) if len(node.args) == 1):
+        dim = walker.shapes.dims(str(node.attr))[0]
+        reads.setdefault(str(dim), set()).add(node.args[0])
+    for dim, found in reads.items():
+        if found == {places.batch} and dim.isidentifier():
+            places.sizes.setdefault(dim, "B")
+
+
+def _cached(
+    walker: Walker, q: Expr, rest_q: Indices, key_head: Expr, found: tuple[list[Expr], Expr], element: Expr
+) -> Places | None:
+    """Keys in a cache: k[table[b, j // P], j % P, g, :], k[table[request[b], j], g, :], k[table[start[b] + j], g, :].
+
+    Queries are q[b, i, h, :], without i where there is one row, or packed: q[start[b] + i, h, :].
+    """
+    keyed, table = found
+    if len(table.args) == 2:
+        sequence = table.args[0]
+        is_row = keyed == [table] and table.args[1] is element
+    else:
+        sequence = simplify_integer(table.args[0] - element, {})
+        is_row = keyed == [table] and sequence.op is Op.LOAD
+    if len(table.args) > 2 or not (is_row or (len(keyed) == 2 and len(table.args) == 2)):
+        return None
+    batch = sequence.args[0] if sequence.op is Op.LOAD and len(sequence.args) == 1 else sequence
+    if any(e is batch for _, e in rest_q):
+        others = [(n, e) for n, e in rest_q if e is not batch]
+        if len(others) not in (1, 2):
+            return None
+        head, row = _head_and_row(others, key_head, walker, q)
+        places = Places(str(q.attr), "", "", batch, head[1], row[1], key_head, layout="paged")
+        batch_place = next(n for n, e in rest_q if e is batch)
+        places.dims[places.q] = _roles(len(q.args), {batch_place: "batch", head[0]: "head", row[0]: "row"})
+    else:
+        packed = _ragged(walker, q, rest_q, key_head)
+        if packed is None or packed.batch is not batch:
+            return None
+        places = packed
+    places.table = table
     return places
 
 

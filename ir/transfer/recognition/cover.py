@@ -65,7 +65,7 @@ def cover(loops: Sequence[Swept], facts: Sequence[Expr], *, is_sum: bool) -> Cov
     for loop, effect in zip(loops, effects, strict=True):
         if is_sum and not implies([*facts, effect], loop.tail):
             needs = all_of(needs, apply(Op.EQ, loop.extent % loop.tile, 0))
-    inside = [*facts, *(loop.tail for loop in loops[:1])]
+    inside = [*facts, *(limit > J for loop in loops[:1] for limit in least_of(loop.extent)), loops[0].tail]
     if needs is not TRUE or not is_sum:
         effects = [all_of(effect, loop.tail) for loop, effect in zip(loops, effects, strict=True)]
     size = None
@@ -179,3 +179,8 @@ def _reaches(loops: Sequence[Swept], size: Expr | None, facts: Sequence[Expr], k
     assert count is not None
     plain = [fact for fact in facts if PART not in free_vars(fact)]
     return implies([*plain, keep], count * size > J)
+
+
+def least_of(e: Expr) -> list[Expr]:
+    """What a minimum is of."""
+    return [part for arg in e.args for part in least_of(arg)] if e.op is Op.MIN else [e]

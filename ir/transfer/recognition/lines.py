@@ -103,7 +103,7 @@ def closing_lines() -> tuple[Statement, ...]:
 LSE = select(apply(Op.EQ, f("mass"), 0.0), MINUS, (f("peak") + apply(Op.LOG2, f("mass"))) * LN2)
 
 
-MERGING = """@program(D={d}, Dv={dv})
+MERGING = """@program(D={d}, Dv={dv}{free})
 def merging(q: f32[B, Hq, M, D], o: out(f32[{o_dims}]), lse: out(f32[B, Hq, M])):
     o_split = alloc(f32[B, Hq, {count}, M, Dv], space="global")
     peak_split = alloc(f32[B, Hq, {count}, M], space="global")
@@ -129,9 +129,15 @@ def merging(q: f32[B, Hq, M, D], o: out(f32[{o_dims}]), lse: out(f32[B, Hq, M]))
 """  # the second grid of kernels/programs/flash_decode.txt
 
 
-def merging(count: str, tile: int, sizes: tuple[int, int], *, rows_first: bool) -> tuple[tuple[Alloc, ...], Grid]:
-    """The buffers of splits, and the grid that merges them. `rows_first`: the output is [B, M, Hq, Dv]."""
+def merging(
+    count: str, tile: int, sizes: tuple[int, int], free: tuple[str, ...] = (), *, rows_first: bool
+) -> tuple[tuple[Alloc, ...], Grid]:
+    """The buffers of splits, and the grid that merges them. `rows_first`: the output is [B, M, Hq, Dv].
+
+    `free`: names in the count of splits that no tensor has.
+    """
     dims, place = ("B, M, Hq, Dv", "b, t, h") if rows_first else ("B, Hq, M, Dv", "b, h, t")
-    text = MERGING.format(d=sizes[0], dv=sizes[1], count=count, tile=tile, o_dims=dims, o_place=place)
+    named = "".join(f", {name}=size" for name in free)
+    text = MERGING.format(free=named, d=sizes[0], dv=sizes[1], count=count, tile=tile, o_dims=dims, o_place=place)
     body = parse_program(text).body
     return tuple(s for s in body if isinstance(s, Alloc)), next(s for s in body if isinstance(s, Grid))

@@ -69,8 +69,8 @@ class Meaning:
                 raise self.walker.refuse(path, f"expected plain sums over keys; found {text[:120]}")
             # what a row's sum is multiplied by is a part of its weights
             outside = {(tuple(item for item in powers if item[0] is not folds[0]), exponent): c}
-            for leaf in self._leaves_of(folds[0], path):
-                found.append(replace(leaf, weight=self.forms.times(leaf.weight, outside)))
+            leaves = self._leaves_of(folds[0], path)
+            found += [replace(leaf, weight=self.forms.times(leaf.weight, outside)) for leaf in leaves]
         return found
 
     def _leaves_of(self, atom: Expr, path: Path) -> list[Leaf]:

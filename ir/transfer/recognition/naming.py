@@ -53,6 +53,12 @@ class Naming:
         return "row" if self.h == "head" else "i"
 
     @property
+    def is_single(self) -> bool:
+        """Whether an instance has one row of one head, neither a tile of rows nor one of heads."""
+        places = self.places
+        return places.row.op is Op.CONST and not any(n.op is Op.INDEX for n in walk(places.head))
+
+    @property
     def is_split(self) -> bool:
         """Whether parts of the keys are summed by one grid and merged by another."""
         return self.understood.splits is not None
@@ -72,10 +78,10 @@ class Naming:
             self.bound.add("g")
         if places.row.op is not Op.INDEX:  # packed: the rows of a tile have heads of their own
             slot = next((n for e in (places.head, places.row) for n in walk(e) if n.op is Op.INDEX), None)
-            if slot is None:
-                where = u.output.path
-                raise u.walker.refuse(where, "one row of one head at a time has no canonical form: no tile of rows")
-            self.names[str(slot.attr).split("@")[0]] = "m"
+            if slot is not None:
+                self.names[str(slot.attr).split("@")[0]] = "m"
+            elif places.row.op is not Op.CONST:
+                raise u.walker.refuse(u.output.path, "one row at a time has no canonical form: no tile of rows")
         split = u.split_name
         if split is not None:
             self.names[split] = "split"
@@ -91,7 +97,9 @@ class Naming:
         places, loop = self.places, self.understood.values[0].leaf.loop
         row = next(iter(self.understood.values)).dot
         tables = [e for n in walk(row) if n.op is Op.LOAD and n.attr == places.k for arg in n.args for e in loads(arg)]
-        if places.layout == "paged":
+        if places.is_indirect:
+            names = {} if places.start is None else {str(places.start.attr): "cu_q"}
+        elif places.layout == "paged":
             lengths = loads(loop.tiles.extent)  # type: ignore[union-attr]
             names = {str(e.attr): "block_table" for e in tables} | {str(e.attr): "lengths" for e in lengths}
         elif places.layout == "ragged":

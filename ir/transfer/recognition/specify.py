@@ -196,8 +196,17 @@ class _Reader:
             for (powers, exponent), c in leaf.weight.items()
         }
         text = self._canonical(self.forms.expr(bare), dot, places, leaf)
-        mask = all_of(*(self._canonical(a.args[0], dot, places, leaf) for a in shared))
+        conditions = [self._of_keys(part, leaf) for a in shared for part in conjuncts(a.args[0])]
+        mask = all_of(*(self._canonical(e, dot, places, leaf) for e in conditions))
         return Weighed(leaf, self.forms.of(text), simplify(mask), dot)
+
+    def _of_keys(self, condition: Expr, leaf: Leaf) -> Expr:
+        """A condition, unless it only says that a row of a tile exists: rows that do not are not stored."""
+        rows = {n for n in walk(condition) if n.op is Op.INDEX}
+        if leaf.loop.element in rows:
+            return condition
+        exist = [index(b.axis) < b.tiles.extent for b in self.walker.axes if index(b.axis) in rows]
+        return const(True) if exist and implies(exist, condition) else condition
 
     def _canonical(self, e: Expr, dot: Expr, places: Places, leaf: Leaf) -> Expr:
         return places.canonical(replaced(e, {dot: S, **_split_named(leaf.split)}), leaf.loop.element)
