@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...expr import Expr, Op, const, free_vars, var
+from .ahead import loads_ahead, settle
 from .elementwise import folded, is_identity, negated
+from .persistent import taken_apart
 from .poly import added, scaled, to_expr
 from .sizes import ceil_div
 from .values import Assign, Branch, Constant, Item, Loop, Value
@@ -50,6 +52,8 @@ def _read_block(reader: Reader, block: Block, blocks: dict[str, Block]) -> Block
 
 def read_for(reader: Reader, operation: Operation) -> None:
     """scf.for: numbers it carries become multiples of the step's count, tiles become names bound again."""
+    if taken_apart(reader, operation):
+        return
     counter, low, high, step, *pairs = operation.operands
     token = reader.token("it")
     bounds = [reader.value(name).expr for name in (low, high, step)]
@@ -61,9 +65,13 @@ def read_for(reader: Reader, operation: Operation) -> None:
     body: list[Item] = []
     carried: dict[str, tuple[str, Value]] = {}
     moving: dict[str, tuple[str, Value]] = {}
+    ahead = loads_ahead(reader, operation, formal, initial)
     for inner, outer in zip(formal, initial, strict=True):
         value = reader.value(outer)
-        if value.base is not None or (not value.is_data and value.element.startswith(("i", "index"))):
+        if inner in ahead:
+            reader.values[inner] = ahead[inner].value
+            body.append(ahead[inner].access)
+        elif value.base is not None or (not value.is_data and value.element.startswith(("i", "index"))):
             moving[inner] = (reader.token("carry"), value)
             expr = folded(Op.ADD, value.expr, var(moving[inner][0]))
             reader.values[inner] = Value(value.shape, value.element, expr, None, value.base)
@@ -76,8 +84,9 @@ def read_for(reader: Reader, operation: Operation) -> None:
     name = reader.names.fresh("step")
     outside, reader.body = reader.body, body
     block = operation.regions[0][0]
+    left_out = [one.following for one in ahead.values()]
     for inner_operation in block.operations:
-        if inner_operation.name != "scf.yield":
+        if inner_operation.name != "scf.yield" and inner_operation not in left_out:
             reader.operation(inner_operation)
     last = block.operations[-1]
     results = last.operands if last.name == "scf.yield" else []
@@ -89,8 +98,12 @@ def read_for(reader: Reader, operation: Operation) -> None:
     line = reader.function.places.line(operation.place)
     outside.append(Loop(token, bounds[0], bounds[1], bounds[2], body, name, stages, line))
     _advance(reader, operation, token, moving, yields)
+    for one in ahead.values():
+        settle(reader, token, one)
     trips = _trips(reader, *bounds)
     for inner, result in zip(formal, operation.results, strict=True):
+        if inner in ahead:
+            continue
         if inner in carried:
             reader.values[result] = carried[inner][1]
         else:
