@@ -17,6 +17,7 @@ from ...dtypes import DType
 from ...errors import VerificationError
 from ...interpreter import interpret
 from ...program import Program
+from .blocks import block_pointers
 from .capture import on_cpu
 from .lift import Lifted
 from .process import interpreting_process
@@ -102,7 +103,7 @@ def _run(package: str, source: str, name: str, examples: list[tuple[Any, ...]]) 
     module = importlib.import_module(package) if package else _module_of(source)
     results = []
     for example in examples:
-        with on_cpu():
+        with on_cpu(), block_pointers():
             result = getattr(module, name)(*example)
         results.append(result if isinstance(result, tuple) else (result,))
     return results

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import UnsupportedKernel
+from .blocks import block_pointers
 from .capture import Launch
 
 POINTERS = {
@@ -28,7 +29,7 @@ def ttir_of(launch: Launch, runtime: frozenset[str] = frozenset()) -> str:
 
     signature, constants = signature_of(launch, runtime)
     target = GPUTarget("cuda", CAPABILITY, 32)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), block_pointers():
         warnings.simplefilter("ignore")
         backend = make_backend(target)
         options = backend.parse_options({"num_warps": 4})
