@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...expr import Expr, const, free_vars, substitute, var
+from ...expr import Expr, Op, const, free_vars, substitute, var
 from .naming import source_name
 from .values import Access, Value
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Ahead:
-    """A tile that a loop carries: the load before the loop, the one in it, and the load that stands for both."""
+    """A tile that a loop carries: the load before the loop, the one in it, and the load that stands for both.
+
+    `choice`: the scf.if that the load is in, where the last step loads nothing.
+    """
 
     first: Operation
     following: Operation
     access: Access
     value: Value
+    choice: Operation | None = None
 
 
 def loads_ahead(reader: Reader, operation: Operation, formal: list[str], initial: list[str]) -> dict[str, Ahead]:
@@ -29,28 +33,70 @@ def loads_ahead(reader: Reader, operation: Operation, formal: list[str], initial
     block = operation.regions[0][0]
     last = block.operations[-1]
     found: dict[str, Ahead] = {}
-    if last.name != "scf.yield" or len(last.operands) != len(formal):
+    if last.name != "scf.yield" or len(last.operands) != len(formal) or _writes(block.operations):
         return found
     for position, (inner, outer, new) in enumerate(zip(formal, initial, last.operands, strict=True)):
-        first, following = reader.uses.makers.get(outer), reader.uses.makers.get(new)
-        if first is None or following is None or {first.name, following.name} != {"tt.load"}:
+        first, (following, choice) = reader.uses.makers.get(outer), _made(reader, new, block.operations)
+        if first is None or following is None or first.name != "tt.load":
             continue
         is_apart = len(reader.uses.users[new]) == 1 and len(reader.uses.users[outer]) == 1
-        if following not in block.operations or not is_apart or reader.uses.users.get(operation.results[position]):
-            continue
         old = reader.value(outer)
-        if not old.is_data or len(old.shape) == 0:
+        if not is_apart or reader.uses.users.get(operation.results[position]) or not old.is_data or not old.shape:
             continue
         name = reader.names.fresh(source_name(reader.function, following))
         axes = reader.axes.of_shape(old.shape)
         reader.rank[name] = sum(width > 1 for width in old.shape)
         reader.loaded[name] = old.element
         access = Access("load", "", const(0), axes, None, old.element, None, name)
-        found[inner] = Ahead(first, following, access, Value(old.shape, old.element, var(name, old.expr.kind), axes))
+        value = Value(old.shape, old.element, var(name, old.expr.kind), axes)
+        found[inner] = Ahead(first, following, access, value, choice)
+    return _whole_choices(found)
+
+
+def _made(reader: Reader, name: str, body: list[Operation]) -> tuple[Operation | None, Operation | None]:
+    """The load that makes a value, in a loop's body or in the first branch of a choice there, and the choice."""
+    maker = reader.uses.makers.get(name)
+    if maker is None or maker not in body:
+        return None, None
+    if maker.name == "tt.load":
+        return maker, None
+    if maker.name != "scf.if" or len(maker.regions) != 2:
+        return None, None
+    inside = maker.regions[0][0].operations
+    load = reader.uses.makers.get(inside[-1].operands[maker.results.index(name)])
+    return (load, maker) if load is not None and load.name == "tt.load" and load in inside else (None, None)
+
+
+def _whole_choices(found: dict[str, Ahead]) -> dict[str, Ahead]:
+    """Without the tiles of choices that have other results as well."""
+    choices = {id(one.choice): one.choice for one in found.values() if one.choice is not None}
+    for key, choice in choices.items():
+        tiles = [name for name, one in found.items() if id(one.choice) == key]
+        if len(tiles) != len(choice.results):
+            for name in tiles:
+                del found[name]
     return found
 
 
-def settle(reader: Reader, token: str, ahead: Ahead) -> None:
+def _writes(operations: list[Operation]) -> bool:
+    return any(
+        op.name in ("tt.store", "tt.atomic_rmw") or any(_writes(block.operations) for r in op.regions for block in r)
+        for op in operations
+    )
+
+
+def read_step(reader: Reader, operations: list[Operation], ahead: dict[str, Ahead]) -> None:
+    """Read a loop's body but for the loads ahead; of choices of loads, what computes their places."""
+    left_out = [one.following for one in ahead.values()]
+    choices = [one.choice for one in ahead.values() if one.choice is not None]
+    for operation in operations:
+        if operation in choices:
+            read_step(reader, operation.regions[0][0].operations, ahead)
+        elif operation.name != "scf.yield" and operation not in left_out:
+            reader.operation(operation)
+
+
+def settle(reader: Reader, token: str, bounds: list[Expr], ahead: Ahead) -> None:
     """Write the load of a step: what the step before loads for the next, one step earlier.
 
     Raises UnsupportedKernel where the load before the loop is of another place.
@@ -61,6 +107,8 @@ def settle(reader: Reader, token: str, ahead: Ahead) -> None:
     masks = [reader.value(op.operands[1]).expr if len(op.operands) > 1 else None for op in (ahead.following, ahead.first)]
     mask = None if masks[0] is None else before(reader.integers.resolve(masks[0]))
     start = {token: const(0)}
+    if ahead.choice is not None and not _is_next(reader, reader.value(ahead.choice.operands[0]).expr, token, bounds):
+        raise reader.fail(ahead.choice, "a tile is loaded for the next step under a condition that is not that there is one")
     same = pointer.base == first.base and _same(reader, substitute(offset, start), first.expr)
     if not same or not _is_same_mask(reader, mask, masks[1], start):
         raise reader.fail(ahead.following, "a tile that is carried to the next step is not loaded from the place that "
@@ -83,6 +131,15 @@ def substitute_step(token: str):  # type: ignore[no-untyped-def]
         return substitute(expr, {token: var(token) - 1}) if token in free_vars(expr) else expr
 
     return before
+
+
+def _is_next(reader: Reader, condition: Expr, token: str, bounds: list[Expr]) -> bool:
+    """Whether a condition says that a step follows: low + (t + 1) * step < high."""
+    if condition.op is not Op.LT:
+        return False
+    low, high, step = bounds
+    left = reader.integers.resolve(condition.args[1] - condition.args[0])
+    return _same(reader, left, high - (low + (var(token) + 1) * step))
 
 
 def _same(reader: Reader, a: Expr, b: Expr) -> bool:

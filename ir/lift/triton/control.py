@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...expr import Expr, Op, const, free_vars, var
-from .ahead import loads_ahead, settle
+from .ahead import loads_ahead, read_step, settle
 from .elementwise import folded, is_identity, negated
 from .persistent import taken_apart
 from .poly import added, scaled, to_expr
@@ -84,10 +84,7 @@ def read_for(reader: Reader, operation: Operation) -> None:
     name = reader.names.fresh("step")
     outside, reader.body = reader.body, body
     block = operation.regions[0][0]
-    left_out = [one.following for one in ahead.values()]
-    for inner_operation in block.operations:
-        if inner_operation.name != "scf.yield" and inner_operation not in left_out:
-            reader.operation(inner_operation)
+    read_step(reader, block.operations, ahead)
     last = block.operations[-1]
     results = last.operands if last.name == "scf.yield" else []
     if len(results) != len(formal):
@@ -99,7 +96,7 @@ def read_for(reader: Reader, operation: Operation) -> None:
     outside.append(Loop(token, bounds[0], bounds[1], bounds[2], body, name, stages, line))
     _advance(reader, operation, token, moving, yields)
     for one in ahead.values():
-        settle(reader, token, one)
+        settle(reader, token, bounds, one)
     trips = _trips(reader, *bounds)
     for inner, result in zip(formal, operation.results, strict=True):
         if inner in ahead:

@@ -25,6 +25,7 @@ from .sizes import Monomial, SizeTable, columns
 from .text import Function, Type, parse_ttir
 from .ttir import leaves, matched, signature_of, ttir_of
 from .values import Value
+from .whiles import counted
 
 TORCH_TYPES = {
     "float64": DType.F64, "float32": DType.F32, "bfloat16": DType.BF16, "float16": DType.F16, "int64": DType.I64,
@@ -256,7 +257,7 @@ class _Lifter:
         self.readers.append((reader, finder, first))
 
     def _kernel(self, text: str, launch: Launch) -> Function:
-        functions = parse_ttir(text)
+        functions = parse_ttir(text, counted)
         found = [function for function in functions if function.name == launch.function.__name__] or list(functions)
         return found[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...errors import ParseError
@@ -115,14 +116,19 @@ class Places:
         return self._resolve(found[1], depth + 1) if found else (None, None)
 
 
-def parse_ttir(text: str) -> tuple[Function, ...]:
-    """The functions of a module. Raises ParseError, with line and column, for what is not TTIR."""
+def parse_ttir(text: str, rewrite: Callable[[list[Block]], None] | None = None) -> tuple[Function, ...]:
+    """The functions of a module, their blocks rewritten before values get names of their own.
+
+    Raises ParseError, with line and column, for what is not TTIR.
+    """
     if len(text) > MAX_TEXT_BYTES:
         raise ParseError(1, 1, f"{len(text)} characters", f"at most {MAX_TEXT_BYTES}")
     table = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", text, re.MULTILINE))
     body = re.sub(r"^#\w+ = .*$", "", text, flags=re.MULTILINE)
     functions = _Reader(body, Places(table)).module()
     for function in functions:
+        if rewrite is not None:
+            rewrite(function.blocks)
         seen: set[str] = set()
         scope = {name: _once(name, seen) for name, _ in function.arguments}
         _unique(function.blocks, scope, seen)
