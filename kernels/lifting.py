@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..ir.errors import ScheduleError, UnsupportedKernel, UnsupportedSpec
+from ..ir.errors import ScheduleError, TilewrightError, UnsupportedKernel, UnsupportedSpec, VerificationError
 from ..ir.printer import print_program, print_spec
 from .compiled import Stages
 from .launchers import is_launcher, launchers_of, lifting_examples, scaled
@@ -163,7 +163,8 @@ def _elements(example: tuple[Any, ...]) -> int:
 
 
 def _recognised(lifted: Lifted) -> LiftedKernel:
-    """Recognised where it can be, as it stands with a note where it cannot."""
+    """Recognised where it can be and running confirms it, as it stands with a note where not."""
+    from ..ir.transfer.confirm import confirm
     from ..ir.transfer.recognise import recognise
 
     raw, notes = lifted.program, tuple(lifted.notes)
@@ -171,4 +172,11 @@ def _recognised(lifted: Lifted) -> LiftedKernel:
         found = recognise(raw)
     except ScheduleError as error:
         return LiftedKernel(raw, raw, None, (*notes, f"not recognised: {error}"), tuple(lifted.ttir))
-    return LiftedKernel(found.program, raw, found.spec, (*notes, *found.notes), tuple(lifted.ttir))
+    notes = (*notes, *found.notes)
+    try:
+        confirm(raw, found)
+    except VerificationError as error:
+        return LiftedKernel(raw, raw, None, (*notes, f"not recognised: {error}"), tuple(lifted.ttir))
+    except (TilewrightError, LookupError, ValueError) as error:  # arguments that confirm cannot make
+        notes = (*notes, f"what it computes is read off and not confirmed by running: {error}")
+    return LiftedKernel(found.program, raw, found.spec, notes, tuple(lifted.ttir))

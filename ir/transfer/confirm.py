@@ -78,6 +78,10 @@ def _draw(program: Program, found: Recognised, random: np.random.Generator) -> B
     tried = [{**own, **sizes, "M": m, "N": n} for m, n in lengths_tried]
     sizes = next((one for one in tried if spec.allows(one)), tried[0])
     tensors = {tensor.name: _values(tensor, sizes, random) for tensor in spec.tensors}
+    whole = {p.name for p in program.params if p.dtype.kind is Kind.INT}
+    for name, raw in (("q", places.q), ("k", places.k), ("v", places.v)):
+        if raw in whole:
+            tensors[name] = np.round(3.0 * tensors[name])
     lengths = [(sizes["M"], sizes["N"])] * batch
     if places.layout != "dense":
         lengths = [(sizes["M"] if places.layout == "paged" else 11 * b + 3, 13 * b + 5) for b in range(batch)]

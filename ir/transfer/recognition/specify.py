@@ -104,11 +104,22 @@ class _Reader:
         name = first.split_name if first.split is not None else None
         facts = self._facts(places, output, first.loop.element)
         self._check_hidden(values, inner, kept, facts, [t.name for t in spec.captured])
+        self._note_types(places)
+        if places.is_square and {"i", "j"} <= free_vars(kept.keep) | free_vars(spec.score):
+            self.notes.append("there are as many keys as queries in every example, so row 0 is read as being at key 0; "
+                              "give examples with more keys than queries if the kernel takes them")  # fmt: skip
         if places.group is None:
             self.notes.append("the kernel takes any number of query heads for a key head; the spec says one")
         if not self.walker.peaks and spec.normaliser.kind is NormaliserKind.SOFTMAX:
             self.notes.append("the kernel has no running maximum; its canonical program has one")
         return Understood(self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes)
+
+    def _note_types(self, places: Places) -> None:
+        """A spec has one element type."""
+        params = {p.name: p.dtype for p in self.walker.program.params}
+        for name in dict.fromkeys((places.k, places.v)):
+            if params[name] is not params[places.q]:
+                self.notes.append(f"{name} is {params[name].value} in the kernel; in the spec it has the type of {places.q}")
 
     def _inner(self, first: Leaf, places: Places) -> Places:
         """The coordinates in the grid that sweeps over keys."""
@@ -454,10 +465,12 @@ class _Reader:
     def _dim(self, dim: str | int, indices: Sequence[Expr], places: Places) -> str | int:
         """The canonical name of a dimension; one that is a number is the size of what it is indexed by."""
         if isinstance(dim, str):
-            return places.sizes.get(dim, dim)
+            found = places.sizes.get(dim, dim)
+            is_key = places.is_square and found == "M" and all(e is var("j") for e in indices)
+            return "N" if is_key else found
         names = {"b": "B", "h": "Hq", "i": "M", "j": "N"}
-        found = {names.get(str(e.attr)) if e.op is Op.VAR else None for e in indices}
-        return next(iter(found)) or dim if len(found) == 1 and dim > 1 else dim
+        named = {names.get(str(e.attr)) if e.op is Op.VAR else None for e in indices}
+        return next(iter(named)) or dim if len(named) == 1 and dim > 1 else dim
 
     def _check_names(self, expressions: Sequence[Expr], captured: Sequence[TensorSpec], output: Stored) -> None:
         """Scores and masks are functions of b, h, i, j, sizes and captured tensors alone."""
