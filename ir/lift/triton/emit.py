@@ -117,9 +117,19 @@ class Emitter(Roles):
             self.shared.tiles[axis.name] = tiles
             inner = (*self._tile_statements(loop.token), *self.body(loop.body))
             return TileLoop(axis.name, tiles, inner, None, "any", direction, max(stages, 1))
+        condition = self._once(loop)
+        if condition is not None:
+            self.integers.meaning[loop.token] = const(0)
+            return If(self.final(condition), (*self._tile_statements(loop.token), *self.body(loop.body)))
         start, stop = self._range(loop)
         inner = (*self._tile_statements(loop.token), *self.body(loop.body))
         return RangeLoop(loop.name, self.final(start), self.final(stop), inner)
+
+    def _once(self, loop: Loop) -> Expr | None:
+        """The condition of a loop that runs once or not at all: `range(0, where(c, 1, 0))`."""
+        high = loop.high
+        is_choice = high.op is Op.SELECT and high.args[1] is const(1) and high.args[2] is const(0)
+        return high.args[0] if is_choice and loop.low is const(0) and loop.step is const(1) else None
 
     def _range(self, loop: Loop) -> tuple[Expr, Expr]:
         """Start and stop of a counted loop: in steps from 0 where the start is a multiple of the step."""

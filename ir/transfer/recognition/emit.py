@@ -40,6 +40,7 @@ from ...program import (
 from ...spec import MASK_PARAMETERS, SCORE_PARAMETERS
 from ..unread import drop_unread
 from .coordinates import GROUP
+from .cover import least_of
 from .forms import replaced
 from .lines import LSE, MINUS, closing_lines, f, merging, softmax_lines
 from .naming import Naming
@@ -47,6 +48,7 @@ from .prover import implies
 from .specify import Weighed
 
 ROW_NAMES = frozenset({"h", "i", "j"})
+LEAST_ROWS = 16  # of a tile, where the kernel has none
 
 
 @dataclass(slots=True)
@@ -109,7 +111,11 @@ class Emitter(Naming):
         """How many keys sequence b has; limits that a row's mask keeps it from are no part of it."""
         loop = self.understood.values[0].leaf.loop
         extent = simplify(self.places.canonical(loop.tiles.extent, loop.element))  # type: ignore[union-attr]
-        limits = _limits(extent)
+        split = self.understood.values[0].leaf.split
+        own = set() if split is None else {str(split.element.attr)}
+        limits = [limit for limit in least_of(extent) if not free_vars(limit) & own] or [extent]
+        if len(limits) == 1:
+            return self._of_a_sequence(limits[0], "keys")
         length = [limit for limit in limits if not free_vars(limit) & ROW_NAMES]
         if not length or len(length) == len(limits):
             return self._of_a_sequence(extent, "keys")
@@ -153,14 +159,32 @@ class Emitter(Naming):
         rows = [e.tile for e in (*merge.extents, *sweep.extents) if isinstance(e, Tiles)] or [
             s.tiles.tile for s in statements(sweep.body) if isinstance(s, TileAt)
         ]
-        count = print_expr(self._in_keys(u.splits))
+        count = self._split_count()
         sizes = (u.spec.head_dim, u.spec.value_dim)
-        buffers, merging_grid = merging(count, rows[0], sizes, rows_first=self.places.layout == "paged")
+        free = tuple(name for name in u.walker.program.free_sizes if name in free_vars(count))
+        buffers, merging_grid = merging(
+            print_expr(count), rows[0], sizes, free, rows_first=self.places.layout == "paged"
+        )
         if u.lse is None:
             kept = tuple(s for s in merging_grid.body if not (isinstance(s, Store) and s.target.name == "lse"))
             merging_grid = replace(merging_grid, body=kept)
         merging_grid = replace(merging_grid, order=merge.order, warps=merge.warps)
         return (*buffers, self._grid(sweep, (first,)), merging_grid)
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether sequences have as many parts as their lengths ask for."""
+        return self.is_split and bool(loads(self.understood.splits))  # type: ignore[arg-type]
+
+    def _split_count(self) -> Expr:
+        """How many parts there are: as many as the longest sequence has, where that depends on the sequence."""
+        if not self.is_uneven:
+            return self._in_keys(self.understood.splits)
+        u = self.understood
+        sweep = u.walker.program.body[u.values[0].leaf.path[0]]
+        assert isinstance(sweep, Grid)
+        extent = sweep.extents[sweep.names.index(u.split_name or "")]
+        return self._in_keys(self.expr(extent) if isinstance(extent, Expr) else extent.extent)
 
     # Plans
 
@@ -231,6 +255,8 @@ class Emitter(Naming):
             return (TileAt(name, self._tiles(s.tiles, name), self.expr(s.number)),)
         if isinstance(s, Store):
             return self._store(s)
+        if isinstance(s, If) and self.is_uneven:  # a part without keys is stored as such
+            return self.body(s.body, path)
         if isinstance(s, If):
             return (If(self.expr(s.condition), self.body(s.body, path)),)
         if isinstance(s, RangeLoop):
@@ -251,6 +277,9 @@ class Emitter(Naming):
         row = next((t for t in s.body if isinstance(t, TileAt) and self.name(t.name) == "m"), None)
         if self.places.row.op is Op.CONST and row is not None:  # a tile of heads becomes one of heads and rows
             names, extents_ = (*names, "m"), (*extents_, self._tiles(row.tiles, "m"))
+        if self.is_single and any(isinstance(t, Load) and t.source.name == self.places.q for t in s.body):
+            names, extents_ = (*names, "m"), (*extents_, Tiles(var("M"), LEAST_ROWS))
+            self.notes.append(f"one row at a time becomes tiles of {LEAST_ROWS} rows")
         return replace(s, names=names, extents=extents_, body=self.body(s.body, path))
 
     def _count(self, name: str, e: Expr) -> Expr:
@@ -272,6 +301,12 @@ class Emitter(Naming):
         """b, h, i and g where the program has no variables of these names."""
         places = self.places
         found: list[Statement] = []
+        if self.is_single:
+            found = [Let("b", self._original(places.batch))] if places.batch.op is not Op.VAR else []
+            if places.head.op is not Op.VAR and self.h not in self.bound:
+                found.append(Let(self.h, self._original(places.head)))
+            found += [] if "g" in self.bound else [Let("g", apply(Op.FLOORDIV, var(self.h), GROUP))]
+            return [*found, Let(self.i, index("m"))]
         if places.row.op is Op.CONST:  # a tile of the heads of a group: for several rows, their heads and rows
             if places.batch.op is not Op.VAR:
                 found.append(Let("b", self._original(places.batch)))
@@ -388,18 +423,18 @@ class Emitter(Naming):
         found: list[Statement] = []
         emitted = False
         for s, where in _flattened(body, path):
-            uses = (isinstance(s, Reduce) and s.op == "sum") or self._is_second(s)
-            if uses and not emitted:
+            is_second = self._is_second(s)
+            if (is_second or self._is_mass(s)) and not emitted:
                 found += self._weights(path, kept)
                 emitted = True
             if isinstance(s, Load) and s.source.name in (places.k, places.v):
                 name = "k_tile" if s.source.name == places.k else "v_tile"
                 found.append(Load(name, self.place(self._grouped(s.source)), s.space))
-            elif isinstance(s, Gemm) and self._is_second(s):
+            elif is_second:
                 into = f("acc") * f("rescale") if path in self.sums else f("acc")
-                found.append(Gemm("acc", "p", "v_tile", into, s.is_async))
-            elif isinstance(s, Gemm):
-                found.append(Gemm("s", "q_tile", "k_tile", None, s.is_async))
+                found.append(Gemm("acc", "p", "v_tile", into, getattr(s, "is_async", False)))
+            elif self._is_first(s):
+                found.append(Gemm("s", "q_tile", "k_tile", None, getattr(s, "is_async", False)))
             elif isinstance(s, Let):
                 found += self._let(s, where)
         return found
@@ -407,8 +442,8 @@ class Emitter(Naming):
     def _grouped(self, ref: Ref) -> Ref:
         """The head of keys and values as g."""
         roles = self.roles(ref.name)
-        self.names.setdefault("g", "g")
-        items = tuple(var("g") if role == "head" else item for role, item in zip(roles, ref.indices, strict=True))
+        self.names["@g"] = "g"  # whatever the program calls g
+        items = tuple(var("@g") if role == "head" else item for role, item in zip(roles, ref.indices, strict=True))
         return Ref(ref.name, items)
 
     def _weights(self, path: Path, kept: Expr | None) -> tuple[Statement, ...]:
@@ -417,14 +452,28 @@ class Emitter(Naming):
             return lines
         return (lines[0], Let("p", apply(Op.EXP2, f("x") - f("base"))))
 
+    def _is_first(self, s: Statement) -> bool:
+        """Whether a statement is the product of queries and keys: a gemm, or a sum over the head dimension."""
+        return isinstance(s, (Gemm, Reduce)) and self._summed(s)[0] in self.understood.walker.program.fixed
+
     def _is_second(self, s: Statement) -> bool:
-        """Whether a statement is the product of weights and values."""
-        if not isinstance(s, Gemm):
+        """Whether a statement is the product of weights and values: a gemm, or a sum over keys of rows of v."""
+        if not isinstance(s, (Gemm, Reduce)) or self._is_first(s):
             return False
+        wide = self._summed(s)[1] & set(self.understood.walker.program.fixed)
+        return isinstance(s, Gemm) or (s.op == "sum" and bool(wide))
+
+    def _is_mass(self, s: Statement) -> bool:
+        """Whether a statement sums weights."""
+        return isinstance(s, Reduce) and s.op == "sum" and not self._is_first(s)
+
+    def _summed(self, s: Gemm | Reduce) -> tuple[str, set[str]]:
+        """The axis that a statement sums over, and the axes of what it sums."""
         shapes = self.understood.walker.shapes
+        if isinstance(s, Reduce):
+            return s.axis, set(shapes.operand(s.source).axes)
         left, right = (shapes.operand(side).axes for side in (s.left, s.right))
-        shared = next(axis for axis in left if axis in right)
-        return shared not in self.understood.walker.program.fixed
+        return next(axis for axis in left if axis in right), {*left, *right}
 
 
 def _flattened(body: Sequence[Statement], path: Path) -> Iterator[tuple[Statement, Path]]:
@@ -438,8 +487,3 @@ def _flattened(body: Sequence[Statement], path: Path) -> Iterator[tuple[Statemen
 
 def _params(names: Sequence[str]) -> tuple[RegionParam, ...]:
     return tuple(RegionParam(name, Kind.FLOAT if name == "s" else Kind.INT) for name in names)
-
-
-def _limits(e: Expr) -> list[Expr]:
-    """What a minimum is of."""
-    return [part for arg in e.args for part in _limits(arg)] if e.op is Op.MIN else [e]
