@@ -37,7 +37,12 @@ def test_what_their_programs_say() -> None:
     assert any(isinstance(s, If) for s in statements(lifted("block_lists").program.body))
     assert "ids[b, index(m)] == ids[b, index(n)]" in texts["document_prefix"]
     assert "index(m) % M, g * (Hq // Hkv) + index(m) // M" in texts["packed_groups"]
-    assert "for e in grid(8):" in texts["persistent_tiles"]
+    assert "for b, h, m in grid(B, Hq, tiles(N, 64)):" in texts["persistent_tiles"]
+    assert "for b, h, m in grid(B, Hq, tiles(M, 64)):" in texts["turns_window"]
+    assert "range(max((m * 64 + N - M - 49) // 32, 0), " in texts["turns_window"]
+    assert "tiles(N, 32):" in texts["loaded_ahead"]
+    assert texts["loaded_ahead"].count("load(k[") == 1
+    assert "key = load(k[b, n, h // 2, :])" in texts["gated_rows"]
     assert any(isinstance(s, ReduceAdd) for s in statements(lifted("atomic_backward").program.body))
     assert "store(dq[z0, z1, z2, :], 0.0)" in texts["atomic_backward"]
     assert "query = load(q[b, h, m, :])" in texts["identity_aligned"]

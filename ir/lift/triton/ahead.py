@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,11 +105,13 @@ def settle(reader: Reader, token: str, bounds: list[Expr], ahead: Ahead) -> None
     before = substitute_step(token)
     pointer, first = (reader.value(op.operands[0]) for op in (ahead.following, ahead.first))
     offset = before(reader.integers.resolve(pointer.expr))
-    masks = [reader.value(op.operands[1]).expr if len(op.operands) > 1 else None for op in (ahead.following, ahead.first)]
+    both = ahead.following, ahead.first
+    masks = [reader.value(op.operands[1]).expr if len(op.operands) > 1 else None for op in both]
     mask = None if masks[0] is None else before(reader.integers.resolve(masks[0]))
     start = {token: const(0)}
     if ahead.choice is not None and not _is_next(reader, reader.value(ahead.choice.operands[0]).expr, token, bounds):
-        raise reader.fail(ahead.choice, "a tile is loaded for the next step under a condition that is not that there is one")
+        raise reader.fail(ahead.choice, "a tile is loaded for the next step where something else holds than that there "
+                          "is a next step")  # fmt: skip
     same = pointer.base == first.base and _same(reader, substitute(offset, start), first.expr)
     if not same or not _is_same_mask(reader, mask, masks[1], start):
         raise reader.fail(ahead.following, "a tile that is carried to the next step is not loaded from the place that "
@@ -120,11 +123,13 @@ def settle(reader: Reader, token: str, bounds: list[Expr], ahead: Ahead) -> None
     access.mask = None if mask is None else reader.on_axes(Value(pointer.shape, "i1", mask), access.axes)
     if len(ahead.following.operands) > 2:
         access.other = reader.value(ahead.following.operands[2]).expr
+    unread = reader.value(ahead.first.results[0]).expr.attr
+    reader.body[:] = [item for item in reader.body if not (isinstance(item, Access) and item.name == unread)]
     access.place = reader.function.places.line(ahead.following.place)
-    reader.note(f"the tile loaded ahead at {access.place} is loaded in the step that uses it; stages= say how far ahead")
+    reader.note(f"what is loaded ahead at {access.place} is loaded in the step that uses it: stages= is for that")
 
 
-def substitute_step(token: str):  # type: ignore[no-untyped-def]
+def substitute_step(token: str) -> Callable[[Expr], Expr]:
     """An expression of step t as one of step t - 1."""
 
     def before(expr: Expr) -> Expr:

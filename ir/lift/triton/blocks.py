@@ -1,4 +1,4 @@
-"""Block pointers (`tl.make_block_ptr`), which newer versions of Triton no longer compile, as plain pointers and masks."""
+"""Block pointers (`tl.make_block_ptr`), which newer versions of Triton do not compile, as plain pointers and masks."""
 
 from __future__ import annotations
 
@@ -114,21 +114,15 @@ def _builtins() -> dict[str, Any]:
         ]
         return block_class([*base.values[: 1 + 2 * rank], *moved], base.type)
 
-    def load(
-        pointer: Any, mask: Any = None, other: Any = None, boundary_check: Any = (), padding_option: Any = "",
-        cache_modifier: Any = "", eviction_policy: Any = "", volatile: Any = False, _semantic: Any = None,
-    ) -> Any:  # fmt: skip
+    def load(pointer: Any, mask: Any = None, other: Any = None, *, _semantic: Any = None, **hints: Any) -> Any:
         if isinstance(pointer, block_class):
-            pointer, mask = _place(_semantic, pointer, boundary_check)
+            pointer, mask = _place(_semantic, pointer, hints.get("boundary_check", ()))
             other = None if mask is None else 0.0
         return plain_load(pointer, mask, other, _semantic=_semantic)
 
-    def store(
-        pointer: Any, value: Any, mask: Any = None, boundary_check: Any = (), cache_modifier: Any = "",
-        eviction_policy: Any = "", _semantic: Any = None,
-    ) -> Any:  # fmt: skip
+    def store(pointer: Any, value: Any, mask: Any = None, *, _semantic: Any = None, **hints: Any) -> Any:
         if isinstance(pointer, block_class):
-            pointer, mask = _place(_semantic, pointer, boundary_check)
+            pointer, mask = _place(_semantic, pointer, hints.get("boundary_check", ()))
         return plain_store(pointer, value, mask, _semantic=_semantic)
 
     return {f.__name__: core.builtin(f) for f in (make_block_ptr, advance, load, store)}

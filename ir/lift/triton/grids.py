@@ -198,7 +198,10 @@ class Roles:
         wanted = {"B": "b", "Hq": "h", "Hkv": "g"}.get(size)
         if wanted is None and leaf in self.reader.program_names:
             wanted = self.reader.program_names[leaf]
-        for name in (wanted or ("b" if extent.op is not Op.CONST else "e"), "b", "h", "g", "e"):
+        is_count = extent.op is Op.CONST or (extent.op is Op.VAR and size not in ("", "B", "Hq", "Hkv"))
+        others = ("e", "t", "b", "h", "g") if is_count else ("b", "h", "g", "e")
+        choices: tuple[str, ...] = (wanted or others[0], *others)
+        for name in choices:
             if name not in names and (name in AXIS_NAMES or name not in self.reader.names.taken):
                 return name
         return self.reader.names.fresh("e")

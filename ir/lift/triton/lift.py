@@ -252,6 +252,7 @@ class _Lifter:
             for axis, values in enumerate(columns([launch.grid for launch in launches]))
         ]
         reader = Reader(function, arguments, grid, self.names, f"k{position}." if position else "")
+        reader.integers.quotients = self.table.quotients()
         reader.read()
         finder = AxisFinder(reader, self.tensors, frozenset(self.table.values))
         self.readers.append((reader, finder, first))

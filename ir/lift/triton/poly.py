@@ -31,6 +31,7 @@ class Integers:
         self.extents: dict[str, Expr] = {}
         self.meaning: dict[str, Expr] = {}
         self.splittable: set[str] = set()
+        self.quotients: dict[tuple[str, int], str] = {}  # (Hq, 2) -> Hkv, where Hq is 2 * Hkv in every example
 
     def resolve(self, expr: Expr) -> Expr:
         """The expression with every atom of known meaning replaced."""
@@ -94,8 +95,11 @@ class Integers:
         args = (to_expr({term: c // common for term, c in part.items()}) for part in parts)
         return {(apply(op, *args),): common}
 
-    def divided(self, number: Poly, by: Poly) -> tuple[Poly, Poly] | None:
-        """Quotient and rest where they are known: what divides exactly, plus what lies between 0 and the divisor."""
+    def divided(self, number: Poly, by: Poly, *, is_exact: bool = False) -> tuple[Poly, Poly] | None:
+        """Quotient and rest where they are known: what divides exactly, plus what lies between 0 and the divisor.
+
+        is_exact: whatever sizes are multiples of each other in the examples.
+        """
         if len(by) != 1:
             if number == by:
                 return {(): 1}, {}
@@ -103,6 +107,9 @@ class Integers:
         ((names, factor),) = by.items()
         if factor <= 0:
             return None
+        known = self._known(number, factor) if not names and not is_exact else None
+        if known is not None:
+            return known, {}
         quotient: Poly = {}
         rest: Poly = {}
         for term, coefficient in number.items():
@@ -118,6 +125,15 @@ class Integers:
         if not rest:
             return quotient, {}
         return (quotient, rest) if self._is_below(rest, by) else None
+
+    def _known(self, number: Poly, factor: int) -> Poly | None:
+        """The quotient of a size where another size is that."""
+        if len(number) != 1:
+            return None
+        ((term, coefficient),) = number.items()
+        name = str(term[0].attr) if coefficient == 1 and len(term) == 1 and term[0].op is Op.VAR else ""
+        found = self.quotients.get((name, factor))
+        return None if found is None else {(var(found),): 1}
 
     def _is_below(self, rest: Poly, by: Poly) -> bool:
         """0 <= rest < by, by the extents of its atoms."""
@@ -164,7 +180,7 @@ class Integers:
         """name -> name.hi * by + name.lo where `by` divides its extent; False where it does not."""
         if name not in self.splittable or name in self.meaning:
             return False
-        found = self.divided(self.poly(self.extents[name]), by)
+        found = self.divided(self.poly(self.extents[name]), by, is_exact=True)
         if found is None or found[1] or by == {(): 1}:
             return False
         self.extents[f"{name}.hi"], self.extents[f"{name}.lo"] = to_expr(found[0]), to_expr(by)

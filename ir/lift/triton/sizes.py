@@ -110,6 +110,12 @@ class SizeTable:
                     return name
         return None
 
+    def quotients(self) -> dict[tuple[str, int], str]:
+        """(size, ratio) -> the size that it is a multiple of, where all examples have one ratio."""
+        pairs = itertools.permutations(self.values.items(), 2)
+        found = {(a, _ratio(x, y)): b for (a, x), (b, y) in pairs}
+        return {(a, ratio): b for (a, ratio), b in found.items() if ratio and ratio > 1}
+
     def _monomials(self) -> Iterator[tuple[tuple[str, ...], Values]]:
         for degree in range(1, MAX_DEGREE + 1):
             for names in itertools.combinations_with_replacement(sorted(self.values), degree):

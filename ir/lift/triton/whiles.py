@@ -9,10 +9,10 @@ def counted(blocks: list[Block]) -> None:
     """Write every scf.while that counts as scf.for, in all regions.
 
     rewrite:
-        scf.while (%s = %low, %x = %x0) {                       scf.for %s = %low to %end step %step iter_args(%x = %x0) {
-            %c = arith.cmpi slt, %s, %end                           …
-            scf.condition(%c) %s, %x                       ->       scf.yield %new
-        } do { …; scf.yield %s + %step, %new }                  }
+        scf.while (%s = %low, %x = %x0) {                   scf.for %s = %low to %end step %step iter_args(%x = %x0)
+            %c = arith.cmpi slt, %s, %end                   {
+            scf.condition(%c) %s, %x                 ->         …
+        } do { …; scf.yield %s + %step, %new }                  scf.yield %new }
     needs: the end and the step are the same in every step.
     """
     for block in blocks:

@@ -119,7 +119,8 @@ class _Reader:
         params = {p.name: p.dtype for p in self.walker.program.params}
         for name in dict.fromkeys((places.k, places.v)):
             if params[name] is not params[places.q]:
-                self.notes.append(f"{name} is {params[name].value} in the kernel; in the spec it has the type of {places.q}")
+                kind = params[name].value
+                self.notes.append(f"{name} is {kind} in the kernel; in the spec it has the type of {places.q}")
 
     def _inner(self, first: Leaf, places: Places) -> Places:
         """The coordinates in the grid that sweeps over keys."""
