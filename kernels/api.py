@@ -11,9 +11,10 @@ from ..ir.errors import SettingError, UnsupportedSpec
 from ..ir.parser import parse_program
 from ..ir.program import Program
 from ..ir.spec import AttentionSpec
+from .function_kernel import FunctionKernel
 from .kernel import Kernel, Specialiser
 from .options import Options
-from .specialisers import FunctionSpecialiser, SpecSpecialiser
+from .specialisers import SpecSpecialiser
 
 if TYPE_CHECKING:
     from ..ir.transfer.models import EngineSettings
@@ -66,10 +67,16 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     expert = parse_program(reference) if isinstance(reference, str) and not is_foreign else reference
     expert, source = (None, expert) if isinstance(expert, str) else (expert, "")
     options = Options(target, arch, backward, deterministic, engine, verify, settings, expert, source)
-    kernel = Kernel(_specialiser(spec, options), options=options)
+    kernel = _kernel(spec, options)
     if example is not None:
         kernel.prepare(*example)
     return kernel
+
+
+def _kernel(spec: object, options: Options) -> Kernel:
+    if options.engine == "rules" and callable(spec) and not isinstance(spec, AttentionSpec):
+        return FunctionKernel(spec, options)
+    return Kernel(_specialiser(spec, options), options=options)
 
 
 def _engine_settings(engine: str, given: Mapping[str, Any] | None) -> EngineSettings | None:
@@ -93,8 +100,6 @@ def _specialiser(spec: object, options: Options) -> Specialiser:
         return (ModelSpecialiser if options.engine == "llm" else AutoSpecialiser)(spec, options)
     if isinstance(spec, AttentionSpec):
         return SpecSpecialiser(spec, options)
-    if callable(spec):
-        return FunctionSpecialiser(spec, options)
     raise UnsupportedSpec(
         f"compile takes a function f(q, k, v, *captured) or an AttentionSpec; got {type(spec).__name__}"
     )

@@ -234,6 +234,11 @@ class Kernel(Runner):
             return self._compiled
 
     @property
+    def has_compiled(self) -> bool:
+        """Whether anything is compiled yet."""
+        return self._compiled is not None
+
+    @property
     def compiled(self) -> Compiled:
         """The specialisation used or made last; TilewrightError before there is one."""
         if self._compiled is None:

@@ -28,6 +28,7 @@ class FunctionSpecialiser:
         self._function = function
         self._options = options
         self._table: dict[tuple[Signature, str], list[Forms]] = {}
+        self.refusal: UnsupportedSpec | None = None  # of the lift, the last one
 
     def specialise(self, tensors: Sequence[torch.Tensor]) -> Compiled:
         """The compiled form for these tensors; lifted, lowered, built and verified when it is new."""
@@ -35,7 +36,11 @@ class FunctionSpecialiser:
         if forms is not None:
             return forms.pick(tensors)
         target, stages = self._options.resolve_target(tensors[0].device.type), Stages()
-        spec = trace(self._function, tensors, stages).spec
+        try:
+            spec = trace(self._function, tensors, stages).spec
+        except UnsupportedSpec as error:
+            self.refusal = error
+            raise
         forms = Forms(spec, target, self._options, self._function)
         compiled = forms.pick(tensors, stages)
         self._table.setdefault((signature_of(tensors), target), []).append(forms)
@@ -133,13 +138,13 @@ def trace(function: Callable[..., Any], example: Sequence[torch.Tensor], stages:
     """Lift a function with example tensors; UnsupportedSpec names the line that cannot be lifted."""
     from ..ir.lift import lift
 
-    with stages.stage("lift"), _without_torch_log():
+    with stages.stage("lift"), without_torch_log():
         spec = lift(function, tuple(example))
     return Subject(spec, function, tuple(example))
 
 
 @contextmanager
-def _without_torch_log() -> Iterator[None]:
+def without_torch_log() -> Iterator[None]:
     """An error inside the user's function is told once, by us; torch would log its own internals as well."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before = log.disabled

@@ -81,12 +81,17 @@ def _captured_names(function: Callable[..., Any], count: int) -> list[str]:
     return names
 
 
+FEW = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Assumption:
     """What a trace takes for granted about sizes, where the function's Python code asks."""
 
     stand_in: int  # an example size of 1 is traced as this, so that 1 is not special
     is_heads_fixed: bool = False  # the number of heads is a plain number
+    fixed: int = 1  # sizes of captured tensors up to this one are plain numbers
+    keeps: bool = False  # but not those that q or k have as well
 
 
 ASSUMPTIONS = (
@@ -94,6 +99,9 @@ ASSUMPTIONS = (
     Assumption(stand_in=1),
     Assumption(stand_in=3, is_heads_fixed=True),  # keys of one head, broadcast over those of q
     Assumption(stand_in=1, is_heads_fixed=True),
+    Assumption(stand_in=3, fixed=FEW, keeps=True),  # sums over coordinates or chosen blocks are written out
+    Assumption(stand_in=3, fixed=FEW),
+    Assumption(stand_in=3, fixed=FEW, is_heads_fixed=True),
 )
 """In this order: the most general first."""
 
@@ -113,11 +121,12 @@ def make_fakes(sizes: Sizes, arguments: Arguments, assumption: Assumption) -> tu
         sizes.empty((b, h, n, k.shape[3]), k.dtype),
         sizes.empty((b, h, n, v.shape[3]), v.dtype),
     ]
-    number = 0
+    number, taken = 0, {*given.values(), q.shape[1]}
     for tensor in arguments.tensors[3:]:
         shape: list[Any] = []
         for size in tensor.shape:
-            shape.append(sizes.symbol(f"T{number}", size) if size > 1 else size)
-            number += size > 1
+            is_free = size > assumption.fixed or (size > 1 and assumption.keeps and size in taken)
+            shape.append(sizes.symbol(f"T{number}", size) if is_free else size)
+            number += is_free
         fakes.append(sizes.empty(shape, tensor.dtype))
     return tuple(fakes)

@@ -80,6 +80,13 @@ def choose(condition: Expr, then: Expr, otherwise: Expr) -> Expr:
     return select(condition, then, otherwise)
 
 
+def is_literal(data: torch.Tensor) -> bool:
+    """Whether a constant's elements are written into the kernel: few, all alike, or of a closed form."""
+    if data.numel() <= MOST_LITERALS or closed_form(data) is not None:
+        return True
+    return bool((data == data.flatten()[0]).all())
+
+
 def constant_element(t: Tracer, tensor: torch.Tensor) -> Element:
     """Elements of a constant: literals where the index is one or all elements are equal, else a named load."""
     data = getattr(tensor, "constant", None)
@@ -90,6 +97,8 @@ def constant_element(t: Tracer, tensor: torch.Tensor) -> Element:
 
     def element(index: Index) -> Expr:
         with torch.utils._python_dispatch._disable_current_modes():
+            if tensor.requires_grad:
+                return load(name, index, kind)
             if all(i.op is Op.CONST for i in index):
                 return const(data[tuple(int(str(i.attr)) for i in index)].item())
             if data.numel() and bool((data == data.flatten()[0]).all()):

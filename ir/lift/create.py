@@ -44,6 +44,10 @@ def _full(t: Tracer, out: Value, _: Any, value: Any, **__: Any) -> Element:
     return lambda index: as_kind(t.size(value), out.kind)
 
 
+def _new_full(t: Tracer, out: Value, _: Any, __: Any, value: Any, **___: Any) -> Element:
+    return _full(t, out, None, value)
+
+
 def _eye(t: Tracer, out: Value, *_: Any, **__: Any) -> Element:
     return lambda index: as_kind(apply(Op.EQ, index[0], index[1]), out.kind)
 
@@ -57,7 +61,7 @@ def _one_hot(t: Tracer, out: Value, x: Value, *_: Any) -> Element:
 
 
 CREATIONS: dict[str, Callable[..., Element]] = {
-    "arange": _arange, "linspace": _linspace, "full": _full, "full_like": _full, "new_full": _full,
+    "arange": _arange, "linspace": _linspace, "full": _full, "full_like": _full, "new_full": _new_full,
     "zeros": _filled(0), "zeros_like": _filled(0), "new_zeros": _filled(0), "zero": _filled(0),
     "ones": _filled(1), "ones_like": _filled(1), "new_ones": _filled(1), "eye": _eye,
     "empty": _filled(float("nan")), "empty_like": _filled(float("nan")), "new_empty": _filled(float("nan")),

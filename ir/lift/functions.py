@@ -54,10 +54,28 @@ def _torch_dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
     return _dropout(x, p, train)
 
 
+def _fill_diagonal(x: torch.Tensor, fill_value: float, wrap: bool = False) -> torch.Tensor:
+    """Of a matrix; longer diagonals that wrap around are for tall ones."""
+    if x.dim() != 2 or wrap:
+        raise ValueError("fill_diagonal_ of more than two dims, or wrapped, is not one that can be compiled")
+    return x.masked_fill_(torch.eye(x.shape[0], x.shape[1], dtype=torch.bool, device=x.device), fill_value)
+
+
+def _block_diag(*blocks: torch.Tensor) -> torch.Tensor:
+    """Blocks between zeros, one below the other."""
+    width, start, rows = sum(block.shape[1] for block in blocks), 0, []
+    for block in blocks:
+        rows.append(F.pad(block, (start, width - start - block.shape[1])))
+        start += block.shape[1]
+    return torch.cat(rows)
+
+
 DEFINITIONS: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _scaled_dot_product_attention,
     F.dropout: _dropout,
     torch.dropout: _torch_dropout,
+    torch.block_diag: _block_diag,
+    torch.Tensor.fill_diagonal_: _fill_diagonal,
 }
 
 

@@ -14,13 +14,14 @@ from ..expr import Expr, Op, apply, const, select, transform
 
 LEFT_OUT = -1e9
 TRUE, FALSE = const(True), const(False)
+ZERO = const(0.0)
 Split = tuple[Expr, Expr]
 
 
 def split_score(score: Expr, is_mask: Callable[[Expr], bool]) -> Split:
     """(keep, score): `is_mask` says which conditions may go into keep (those that do not read the scores)."""
     keep, rest = _split(simplify(score), is_mask)
-    keep = simplify(keep)
+    keep = _decided(simplify(keep))
     return keep, simplify(assume(rest, conjuncts(keep)))
 
 
@@ -100,10 +101,25 @@ def _of_difference(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
 
 def _of_product(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
     x, y = e.args
+    both = _both_chosen(x, y) if e.op is Op.MUL else None
+    if both is not None:
+        return _split(both, is_mask)
     if is_const(y) and number(y) > 0:
         keep, x = _split(x, is_mask)
         return keep, apply(e.op, x, y)
     return TRUE, e
+
+
+def _both_chosen(x: Expr, y: Expr) -> Expr | None:
+    """where(a, x, 0) * where(b, 1, 0) -> where(a and b, x, 0): a mask of finfo.min times a mask of ones."""
+    if x.op is not Op.SELECT or y.op is not Op.SELECT or x.kind is not Kind.FLOAT:
+        return None
+    if not is_const(x.args[2], 0.0) or not is_const(y.args[2], 0.0):
+        return None
+    if is_const(x.args[1], 1.0):
+        x, y = y, x
+    condition = x.args[0] if x.args[0] is y.args[0] else apply(Op.AND, x.args[0], y.args[0])
+    return simplify(select(condition, x.args[1], ZERO)) if is_const(y.args[1], 1.0) else None
 
 
 def _of_bound(e: Expr, is_mask: Callable[[Expr], bool]) -> Split:
@@ -121,6 +137,14 @@ SPLITS: dict[Op, Callable[[Expr, Callable[[Expr], bool]], Split]] = {
 def conjuncts(condition: Expr) -> list[Expr]:
     """The conditions that must all hold, in order."""
     return [] if condition is TRUE else chain(condition, Op.AND)
+
+
+def _decided(keep: Expr) -> Expr:
+    """Every condition where the others hold, from the first one on."""
+    parts = conjuncts(keep)
+    for n, part in enumerate(parts):
+        parts[n] = simplify(assume(part, [other for other in parts if other is not part]))
+    return simplify(_joined(Op.AND, parts)) if parts else keep
 
 
 def assume(e: Expr, facts: list[Expr]) -> Expr:

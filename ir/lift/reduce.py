@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCORES = "@s"
 MOST_SINGLES = 8
+ARGUMENTS = ("q", "k", "v")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,10 @@ def reduce_over(t: Tracer, op: str, length: Expr, body_at: Body, index: Index) -
     """The reduction of body_at(r), r = 0..length - 1, as an expression; `index` is what the body may use else."""
     bound = t.bound(length, index)
     body = body_at(bound)
-    pieces = _pieces(t, body, bound, length)
-    if pieces is None:
+    pieces = _few(t, body, length) or _pieces(t, body, bound, length)
+    if pieces is None or (
+        t.products is not None and t.products.are_keys(t, [body_at(p) for p, n in pieces if n is const(1)])
+    ):
         return _whole(t, op, body, bound, length)
     terms = []
     for start, size in pieces:
@@ -61,6 +64,15 @@ def _combined(op: str, terms: Sequence[Expr]) -> Expr:
     for term in terms[1:]:
         total = apply(COMBINE[op], total, term)
     return total
+
+
+def _few(t: Tracer, body: Expr, length: Expr) -> list[tuple[Expr, Expr]] | None:
+    """A short sum or maximum of numbers that do not come from q, k or v is written out."""
+    if not _is_small(length) or any(node in t.reductions for node in walk(body)):
+        return None
+    if any(node.op is Op.LOAD and (node.attr in ARGUMENTS or str(node.attr).startswith(SCORES)) for node in walk(body)):
+        return None
+    return [(const(n), const(1)) for n in range(int(str(length.attr)))]
 
 
 def _pieces(t: Tracer, body: Expr, bound: Expr, length: Expr) -> list[tuple[Expr, Expr]] | None:
@@ -115,7 +127,17 @@ def _whole(t: Tracer, op: str, body: Expr, bound: Expr, length: Expr) -> Expr:
 def _sum(t: Tracer, body: Expr, bound: Expr, length: Expr) -> Expr:
     body = simplify(body) if body.op in (Op.ADD, Op.SUB) else body  # q * k + 0
     inside, outside = factors(body).split(lambda e: t.depends(e, bound))
-    core = _scores(t, inside, bound) or t.atom("sum", inside.product(), bound, length)
+    scores = _scores(t, inside, bound)
+    if t.products is not None:
+        scores, outside = t.products.of(t, inside, outside, (bound, length))
+        mixed = t.products.mixed(t, inside) if scores is None else None
+        if mixed is not None:
+            rest = Factors(
+                [e for e in inside.over if e is not mixed] + [mixed] * (inside.over.count(mixed) - 1), inside.under
+            )
+            terms = [_sum(t, (factors(arg) * rest).product(), bound, length) for arg in mixed.args]
+            return Factors([apply(mixed.op, *terms), *outside.over], outside.under).product()
+    core = scores or t.atom("sum", inside.product(), bound, length)
     return Factors([core, *outside.over], outside.under).product()
 
 
@@ -136,7 +158,8 @@ def _scores(t: Tracer, inside: Factors, bound: Expr) -> Expr | None:
 # Operators along given dims
 
 
-def _axes(x: Value, dims: Any) -> list[int]:
+def axes_of(x: Value, dims: Any) -> list[int]:
+    """The dims that an operator reduces, all where it names none."""
     if dims is None or dims == []:
         return list(range(len(x.shape)))
     listed = dims if isinstance(dims, (list, tuple)) else [dims]
@@ -147,7 +170,7 @@ def along(
     t: Tracer, op: str, x: Value, dims: Any, keepdim: bool, convert: Callable[[Expr], Expr] = lambda e: e
 ) -> Element:
     """The element of a reduction over dims."""
-    axes = _axes(x, dims)
+    axes = axes_of(x, dims)
 
     def element(index: Index) -> Expr:
         kept = iter(i for axis, i in enumerate(index) if not (keepdim and axis in axes))
@@ -159,9 +182,7 @@ def along(
             return convert(x.at(tuple(e for e in full if e is not None)))
         axis = len(full) - 1 - full[::-1].index(None)
         known = tuple(e for e in full if e is not None)
-        return reduce_over(
-            t, op, t.size(x.shape[axis]), lambda r: inner([*full[:axis], r, *full[axis + 1 :]]), known
-        )
+        return reduce_over(t, op, t.size(x.shape[axis]), lambda r: inner([*full[:axis], r, *full[axis + 1 :]]), known)
 
     return element
 
@@ -170,12 +191,13 @@ def _sum_operator(t: Tracer, out: Value, x: Value, dims: Any = None, keepdim: bo
     return along(t, "sum", x, dims, keepdim, lambda e: as_kind(e, out.kind))
 
 
-def _mean(t: Tracer, out: Value, x: Value, dims: Any = None, keepdim: bool = False, **_: Any) -> Element:
+def mean(t: Tracer, out: Value, x: Value, dims: Any = None, keepdim: bool = False, **_: Any) -> Element:
+    """The sum over dims divided by how many elements there are."""
     total = _sum_operator(t, out, x, dims, keepdim)
 
     def element(index: Index) -> Expr:
         count = const(1.0)
-        for axis in _axes(x, dims):
+        for axis in axes_of(x, dims):
             count = count * as_kind(t.size(x.shape[axis]), Kind.FLOAT)
         return apply(Op.DIV, total(index), count)
 
@@ -196,12 +218,13 @@ def _extreme_with_place(op: str) -> Callable[..., Any]:
         values = along(t, op, x, dims, keepdim)
         if dims is None:
             return values
-        return [values, _no_place]
+        return [values, no_place]
 
     return handler
 
 
-def _no_place(index: Index) -> Expr:
+def no_place(index: Index) -> Expr:
+    """A second result that nothing here can use."""
     raise UnsupportedSpec("the position of a maximum is used; attention kernels only keep the maximum itself")
 
 
@@ -228,27 +251,6 @@ def _softmax(t: Tracer, out: Value, x: Value, dim: int, *_: Any, **__: Any) -> E
 def _log_softmax(t: Tracer, out: Value, x: Value, dim: int, *_: Any, **__: Any) -> Element:
     total = _log_sum(t, out, x, dim, True)
     return lambda index: as_kind(x.at(index), Kind.FLOAT) - total(index)
-
-
-def _cumulative_sum(t: Tracer, out: Value, x: Value, dim: int, **_: Any) -> Element:
-    def element(index: Index) -> Expr:
-        value = as_kind(x.at(index), out.kind)
-        position = index[dim % len(index)]
-        if value.op is not Op.CONST:
-            raise UnsupportedSpec("a running sum of a tensor", hint="compute it outside and pass it as an argument")
-        return value * as_kind(t.simplified(position + 1), out.kind)
-
-    return element
-
-
-def _norm(t: Tracer, out: Value, x: Value, p: Any = 2, *along_dims: Any, **_: Any) -> Element:
-    dims, keepdim = (*along_dims, None, False)[:2] if len(along_dims) != 1 else (along_dims[0], False)
-    if p == 1:
-        return along(t, "sum", x, dims, keepdim, lambda e: apply(Op.ABS, e))
-    if p != 2:
-        raise UnsupportedSpec(f"a vector norm with p = {p}")
-    squares = along(t, "sum", x, dims, keepdim, lambda e: e * e)
-    return lambda index: apply(Op.SQRT, squares(index))
 
 
 # Products of matrices
@@ -296,11 +298,10 @@ def _added(t: Tracer, out: Value, x: Value, a: Value, b: Value, **scales: Any) -
 
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {
-    "sum": _sum_operator, "nansum": _sum_operator, "mean": _mean, "amax": _extreme("max"), "amin": _extreme("min"),
+    "sum": _sum_operator, "nansum": _sum_operator, "mean": mean, "amax": _extreme("max"), "amin": _extreme("min"),
     "max": _extreme_with_place("max"), "min": _extreme_with_place("min"), "any": _any, "all": _all,
     "logsumexp": _log_sum, "_softmax": _softmax, "softmax": _softmax, "_safe_softmax": _softmax,
-    "_log_softmax": _log_softmax, "log_softmax": _log_softmax, "cumsum": _cumulative_sum,
-    "linalg_vector_norm": _norm,
+    "_log_softmax": _log_softmax, "log_softmax": _log_softmax,
 }  # fmt: skip
 
 CONTRACTIONS: dict[str, Callable[..., Any]] = {
@@ -308,5 +309,3 @@ CONTRACTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 COMBINE = {"sum": Op.ADD, "max": Op.MAX, "min": Op.MIN, "any": Op.OR}
-
-

@@ -70,9 +70,10 @@ class ExactFloats(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def run_function(function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> Array | None:
     """The function's result in fp64 (fp32 where it only takes that), or None where it refuses these sizes."""
     for dtype in (torch.float64, torch.float32):  # finfo(float64).min does not fit where PyTorch wants a float32
+        given = [x.to(dtype) if x.is_floating_point() else x for x in tensors]
         try:
             with torch.no_grad(), ExactFloats():  # type: ignore[no-untyped-call]
-                result = function(*(x.to(dtype) if x.is_floating_point() else x for x in tensors))
+                result = function(*given)
         except Exception:  # noqa: BLE001 (a function may refuse sizes that its author did not mean)
             continue
         result = result[0] if isinstance(result, (tuple, list)) else result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
@@ -25,6 +25,9 @@ from .selfcheck import check_lifted, holds
 from .sizes import Sizes
 from .tracer import Tracer
 from .value import DTYPES
+
+if TYPE_CHECKING:
+    from .around.products import Products
 
 ELEMENT = "@e"
 
@@ -66,21 +69,35 @@ def identifier(name: str) -> str:
     return plain if is_name else f"attention_{plain}" if plain and plain != "lambda" else "attention"
 
 
-def _lift_once(
-    function: Callable[..., Any], arguments: Arguments, name: str, assumption: Assumption
-) -> AttentionSpec:
+def _lift_once(function: Callable[..., Any], arguments: Arguments, name: str, assumption: Assumption) -> AttentionSpec:
+    tracer, fakes, result = traced(function, arguments, assumption)
+    recognised = read_result(tracer, arguments, fakes, result, tracer.last)
+    return spec_of(name, tracer, arguments, fakes, recognised)
+
+
+def traced(
+    function: Callable[..., Any], arguments: Arguments, assumption: Assumption, products: Products | None = None
+) -> tuple[Tracer, tuple[torch.Tensor, ...], Any]:
+    """What a function does with fake tensors of symbolic sizes: the trace, its arguments and its result."""
     sizes = Sizes()
     fakes = make_fakes(sizes, arguments, assumption)
-    tracer = Tracer(sizes, user_file(function))
+    tracer = Tracer(sizes, user_file(function), products=products)
     for fake, tensor_name in zip(fakes, arguments.names, strict=True):
         tracer.bind_argument(fake, tensor_name)
-    result, where = _run(function, tracer, fakes)
-    recognised = _read(tracer, arguments, fakes, result, where)
-    return _spec(name, tracer, arguments, fakes, recognised)
+    return tracer, fakes, first_tensor(run_traced(function, tracer, fakes), tracer.last)
 
 
-def _run(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor, ...]) -> tuple[Any, Location | None]:
-    """The fake result of the function, and the last of its lines that made a tensor."""
+def first_tensor(result: Any, where: Location | None) -> torch.Tensor:
+    """The result, or the first of several. Raises UnsupportedSpec where that is no tensor."""
+    if isinstance(result, (tuple, list)) and result and isinstance(result[0], torch.Tensor):
+        result = result[0]
+    if not isinstance(result, torch.Tensor):
+        raise refuse(f"the function returns {type(result).__name__}, not a tensor", where)
+    return result
+
+
+def run_traced(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor, ...]) -> Any:
+    """The fake result of the function."""
     try:
         modes = (torch.no_grad(), enable_python_dispatcher(), tracer.sizes.mode, tracer, Definitions(tracer.file))
         with ExitStack() as stack:
@@ -96,7 +113,7 @@ def _run(function: Callable[..., Any], tracer: Tracer, fakes: tuple[torch.Tensor
         reason = f"the function raised {type(error).__name__}: {what}"
         raise refuse(reason, _raised(error, tracer)) from error
     tracer.sizes.settle()
-    return result, tracer.last
+    return result
 
 
 def _raised(error: BaseException, tracer: Tracer) -> Location | None:
@@ -110,13 +127,9 @@ def _raised(error: BaseException, tracer: Tracer) -> Location | None:
     return found or here(tracer.file)
 
 
-def _read(
-    tracer: Tracer, arguments: Arguments, fakes: tuple[torch.Tensor, ...], result: Any, where: Location | None
+def read_result(
+    tracer: Tracer, arguments: Arguments, fakes: tuple[torch.Tensor, ...], result: torch.Tensor, where: Location | None
 ) -> Recognised:
-    if isinstance(result, (tuple, list)) and result and isinstance(result[0], torch.Tensor):
-        result = result[0]
-    if not isinstance(result, torch.Tensor):
-        raise refuse(f"the function returns {type(result).__name__}, not a tensor", where)
     _check_shape(tracer, fakes, result, where)
     q, _, v = fakes[:3]
     wanted = (q.shape[0], q.shape[1], q.shape[2], v.shape[3])
@@ -142,15 +155,12 @@ def _check_shape(tracer: Tracer, fakes: tuple[torch.Tensor, ...], result: torch.
     raise refuse(f"the result has shape {got}, wanted [B, Hq, M, Dv] = {wanted}", where, hint)
 
 
-def _spec(
+def spec_of(
     name: str, tracer: Tracer, arguments: Arguments, fakes: tuple[torch.Tensor, ...], found: Recognised
 ) -> AttentionSpec:
     q, _, v = arguments.tensors[:3]
     rename = HeadNames(arguments.group)
-    captured = tuple(
-        TensorSpec(tensor_name, DTYPES[fake.dtype], tuple(tracer.sizes.name(s, rename) for s in fake.shape))
-        for tensor_name, fake in zip(arguments.names[3:], fakes[3:], strict=True)
-    )
+    captured = captured_tensors(tracer, arguments, fakes, rename)
     rule = found.normaliser
     return AttentionSpec(
         name=name, dtype=DTYPES[q.dtype], head_dim=q.shape[3], value_dim=v.shape[3], group=arguments.group,
@@ -160,6 +170,16 @@ def _spec(
                               rule.after and as_float(rename(rule.after))),
         requires=requirements(tracer, fakes, rename),
     )  # fmt: skip
+
+
+def captured_tensors(
+    tracer: Tracer, arguments: Arguments, fakes: tuple[torch.Tensor, ...], rename: HeadNames
+) -> tuple[TensorSpec, ...]:
+    """The captured tensors with the names of their sizes."""
+    return tuple(
+        TensorSpec(tensor_name, DTYPES[fake.dtype], tuple(tracer.sizes.name(s, rename) for s in fake.shape))
+        for tensor_name, fake in zip(arguments.names[3:], fakes[3:], strict=True)
+    )
 
 
 def requirements(tracer: Tracer, fakes: tuple[torch.Tensor, ...], rename: HeadNames) -> Expr:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,11 +20,15 @@ from .elementwise import ELEMENTWISE
 from .location import Location, here, refuse
 from .reduce import CONTRACTIONS, REDUCTIONS, Reduction
 from .sizes import Sizes
+from .statistics import STATISTICS
 from .steps import exact_steps
 from .value import DTYPES, Element, Index, Value, as_kind
 from .views import MOVES, SPLITS, VIEWS
 from .words import wrapped
 from .writes import WRITE_BACK
+
+if TYPE_CHECKING:
+    from .around.products import Products
 
 RANDOM = frozenset({"bernoulli", "bernoulli_", "native_dropout", "rand", "randn", "rand_like", "randn_like", "randint",
                     "normal", "uniform", "multinomial", "randperm", "dropout", "exponential"})  # fmt: skip
@@ -63,6 +67,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     origins: dict[Expr, Location] = field(default_factory=dict)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     long: set[str] = field(default_factory=set)  # arguments of 64-bit integers, whose low 32 bits kernels read
+    products: Products | None = None  # scores of a changed q and k, where functions with steps around are read
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -318,7 +323,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in ELEMENTWISE:
             element = self._elementwise(name, probe, args, kwargs)
             return wrapped(element) if first.dtype is torch.int32 else element
-        for table in (MOVES, CREATIONS, REDUCTIONS, CONTRACTIONS):
+        for table in (MOVES, CREATIONS, REDUCTIONS, STATISTICS, CONTRACTIONS):
             if name in table:
                 return table[name](self, probe, *args, **kwargs)
         return None

@@ -1,0 +1,10 @@
+"""Functions that are attention with something around it: what comes before and after is left to PyTorch.
+
+A rotated q, normalised keys, a running sum of gates, a result whose heads are merged or gated: a kernel computes the
+attention inside, and expressions say how its arguments follow from the function's and its result from the kernel's.
+"""
+
+from .composite import Composite, Core, Made
+from .lift import lift_around
+
+__all__ = ["Composite", "Core", "Made", "lift_around"]
