@@ -16,14 +16,16 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..ir.errors import UnsupportedSpec
+from ..ir.errors import ShapeError, UnsupportedSpec
 from ..ir.lift.around import Composite, lift_around
 from ..ir.lift.constants import is_literal
+from .argument_layouts import ARGUMENT_LAYOUTS, ArgumentLayout
 from .arguments import check_attention
 from .closures import Captures
 from .kernel import Kernel
 from .options import Options
 from .plan import Output, Tensors
+from .references import with_free_names
 from .report import Report
 from .specialisers import FunctionSpecialiser, SpecSpecialiser, without_torch_log
 from .tracing import elsewhere, is_plain, unwrapped
@@ -37,11 +39,13 @@ MAX_PLANS = 4096
 class Around:
     """A function read as kernels with steps around: `kernels` are of the composite's cores.
 
-    key: of the function's closure, None where its tensors are no arguments; chosen: which of them are.
+    layout: of the function's q, k and v. key: of its closure, None where its tensors are no arguments; chosen: which
+    of them are.
     """
 
     composite: Composite
     kernels: tuple[Kernel, ...]
+    layout: ArgumentLayout
     key: Hashable | None = None
     chosen: tuple[int, ...] = ()
 
@@ -67,7 +71,7 @@ class FunctionKernel(Kernel):
             return self._around(tensors, return_lse, out)
         try:
             return super().__call__(*tensors, return_lse=return_lse, out=out)
-        except UnsupportedSpec as error:
+        except (UnsupportedSpec, ShapeError) as error:
             self._read(tensors, error)
         return self._around(tensors, return_lse, out)
 
@@ -81,7 +85,7 @@ class FunctionKernel(Kernel):
         if found is None:
             try:
                 return super().__call__(*tensors, return_lse=return_lse, out=out)
-            except UnsupportedSpec as error:
+            except (UnsupportedSpec, ShapeError) as error:
                 self._read(tensors, error)
                 found, given = self._chosen(tensors)
                 assert found is not None
@@ -104,12 +108,14 @@ class FunctionKernel(Kernel):
         captures = Captures([self._function]) if any(one.chosen for one in self._found) else None
         known = self._by_shape.get((key, captures and captures.key))
         for one in self._found if known is None else [known]:
-            given = tensors
+            if not one.layout.takes(tensors):
+                continue
+            given = one.layout.given(tensors)
             if one.chosen:
                 assert captures is not None
                 if one.key != captures.key:
                     continue
-                given = (*tensors, *(captures.tensors[n] for n in one.chosen))
+                given = (*given, *(captures.tensors[n] for n in one.chosen))
             if known is not None or one.composite.fits(given):
                 if len(self._by_shape) >= MAX_PLANS:
                     self._by_shape.clear()
@@ -117,43 +123,56 @@ class FunctionKernel(Kernel):
                 return one, given
         return None, tensors
 
-    def _read(self, tensors: Tensors, error: UnsupportedSpec) -> None:
+    def _read(self, tensors: Tensors, error: UnsupportedSpec | ShapeError) -> None:
         """Read the function with steps around. Raises the error again where that was not why, or does not help."""
-        if error is not self._refusals.refusal:
+        if error is not self._refusals.refusal and not isinstance(error, ShapeError):
             raise error
-        check_attention(tensors)
         with self._lock:
             plain = tuple(unwrapped(tensor).detach() for tensor in tensors)
-            try:
-                found = self._lifted(plain) if is_plain() else elsewhere(lambda: self._lifted(plain))
-            except UnsupportedSpec as other:
-                raise error from other
+            found = self._first(plain) if is_plain() else elsewhere(lambda: self._first(plain))
+            if found is None:
+                raise error
             self._found.append(found)
 
-    def _lifted(self, tensors: Tensors) -> Around:
+    def _first(self, tensors: Tensors) -> Around | None:
+        """The reading with the first layout of the arguments with which there is one."""
+        for layout in ARGUMENT_LAYOUTS:
+            if not layout.takes(tensors):
+                continue
+            try:
+                given = layout.given(tensors)
+                check_attention(given)
+                return self._lifted(layout, given)
+            except (UnsupportedSpec, ShapeError):
+                continue
+        return None
+
+    def _lifted(self, layout: ArgumentLayout, tensors: Tensors) -> Around:
+        function = layout.function(self._function)
         with torch.no_grad(), without_torch_log():
             try:
-                return self._kernels(lift_around(self._function, tensors))
+                return self._kernels(layout, lift_around(function, tensors))
             except UnsupportedSpec:
                 captures = Captures([self._function])
                 chosen = tuple(n for n, x in enumerate(captures.tensors) if x.requires_grad or not is_literal(x))
                 if not chosen:
                     raise
-            function = _with_arguments(self._function, captures, chosen, len(tensors))
+            function = layout.function(_with_arguments(self._function, captures, chosen, len(tensors)))
             held = tuple(captures.tensors[n].detach() for n in chosen)
-            found = self._kernels(lift_around(function, (*tensors, *held)))
+            found = self._kernels(layout, lift_around(function, (*tensors, *held)))
             return replace(found, key=captures.key, chosen=chosen)
 
-    def _kernels(self, composite: Composite) -> Around:
+    def _kernels(self, layout: ArgumentLayout, composite: Composite) -> Around:
         options = self._options
-        made = [Kernel(SpecSpecialiser(core.spec, options), options=options) for core in composite.cores]
-        return Around(composite, tuple(made))
+        specs = [with_free_names(core.spec) for core in composite.cores]
+        made = [Kernel(SpecSpecialiser(spec, options), options=options) for spec in specs]
+        return Around(composite, tuple(made), layout)
 
     def prepare(self, *tensors: torch.Tensor) -> None:
         """Compile and build for these arguments without running them."""
         try:
             super().prepare(*tensors)
-        except UnsupportedSpec as error:
+        except (UnsupportedSpec, ShapeError) as error:
             self._read(tensors, error)
             found, given = self._chosen(tensors)
             assert found is not None

@@ -16,6 +16,7 @@ from .compiled import Compiled, Stages
 from .forms import Forms
 from .gradients.gradients import Gradients
 from .options import Options
+from .references import with_free_names
 from .verification import Subject
 
 __all__ = ["FixedSpecialiser", "FunctionSpecialiser", "SpecSpecialiser", "trace"]
@@ -139,7 +140,7 @@ def trace(function: Callable[..., Any], example: Sequence[torch.Tensor], stages:
     from ..ir.lift import lift
 
     with stages.stage("lift"), without_torch_log():
-        spec = lift(function, tuple(example))
+        spec = with_free_names(lift(function, tuple(example)))
     return Subject(spec, function, tuple(example))
 
 

@@ -43,7 +43,10 @@ def check_arguments(function: Callable[..., Any], example: Sequence[Any]) -> Arg
     q, k, v = tensors[:3]
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 4:
-            raise ShapeError(f"{name} has shape {tuple(x.shape)}, wanted 4 dims [B, heads, length, head_dim]")
+            raise ShapeError(
+                f"{name} has shape {tuple(x.shape)}, wanted 4 dims [B, heads, length, head_dim]; "
+                "give the kernel a view such as x.unsqueeze(1) or packed.unbind(2), and f(q, k, v) the reverse"
+            )
         if DTYPES.get(x.dtype) not in FLOATS or x.dtype != q.dtype:
             raise DTypeError(f"{name} is {x.dtype}, wanted one floating type for q, k and v (q is {q.dtype})")
     for what, a, b in (

@@ -110,3 +110,23 @@ def test_kernels_inside_are_verified():
     kernel.prepare(*tensors(), torch.randn(40, 16), torch.randn(40, 16), torch.randn(2, 2, 21, 16))
     assert kernel.report is not None
     assert kernel.report.verified
+
+
+@pytest.mark.parametrize("layout", ["rows before heads", "no heads"])
+def test_other_layouts_of_the_arguments(layout):
+    """Functions of [B, N, H, D] and of [B, N, D] are compiled as they are; gradients have the arguments' layout."""
+
+    def of_rows_before_heads(q, k, v):
+        s = torch.einsum("bqhd,bkhd->bhqk", q, k) * 0.3
+        return torch.einsum("bhqk,bkhd->bqhd", s.softmax(-1), v)
+
+    def without_heads(q, k, v):
+        return torch.bmm((torch.bmm(q, k.transpose(1, 2)) * 0.3).softmax(-1), v)
+
+    function = of_rows_before_heads if layout == "rows before heads" else without_heads
+    heads = (3,) if layout == "rows before heads" else ()
+    torch.manual_seed(0)
+    given = [torch.randn(2, n, *heads, 16) for n in (20, 31, 31)]
+    kernel = tw.compile(function, backward=True, target="cpu", verify=False)
+    for one, two in zip(gradients(kernel, given), gradients(function, [x.double() for x in given]), strict=True):
+        torch.testing.assert_close(one.double(), two, rtol=1e-4, atol=1e-5)

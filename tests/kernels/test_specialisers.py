@@ -90,3 +90,19 @@ def test_a_refused_function_can_be_tried_again() -> None:
     for _ in range(2):
         with pytest.raises(tw.UnsupportedSpec, match=r"test_specialisers\.py:\d+: .*depends on the data"):
             kernel(*qkv(group=1))
+
+
+def test_captured_tensors_may_have_names_of_our_programs():
+    """A gate called g, a mask called m, weights called p: such names are locals of expert programs."""
+    import torch
+
+    import tilewright as tw
+
+    def gated(q, k, v, g, m, p):
+        return (q @ k.mT * p).masked_fill(m, float("-inf")).softmax(-1) @ v * g
+
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
+    captured = torch.rand(2, 1, 1), torch.ones(9, 9).triu(1).bool(), torch.rand(())
+    kernel = tw.compile(gated, target="cpu", verify=False)
+    torch.testing.assert_close(kernel(q, k, v, *captured), gated(q, k, v, *captured), rtol=1e-4, atol=1e-5)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...expr import Expr
+from ...expr import Expr, const
 
 if TYPE_CHECKING:
     from ..tracer import Tracer
 
+ONE = const(1)
 Four = tuple[Expr, Expr, Expr, Expr]
 
 
@@ -30,6 +31,8 @@ LAYOUTS = (
     Layout("[B, H, M, E]", lambda s: s, lambda x, s: x, lambda o: o),
     Layout("[B, M, H, E]", lambda s: (s[0], s[2], s[1], s[3]), lambda x, s: (x[0], x[2], x[1], x[3]),
            lambda o: o.transpose(1, 2)),
+    Layout("[B, M, E]", lambda s: (s[0], s[2], s[3]) if s[1] is ONE else (), lambda x, s: (x[0], x[2], x[3]),
+           lambda o: o[:, 0]),
     Layout("[B, M, H * E]", lambda s: (s[0], s[2], s[1] * s[3]), lambda x, s: (x[0], x[2], x[1] * s[3] + x[3]),
            lambda o: o.transpose(1, 2).flatten(2)),
     Layout("[B * H, M, E]", lambda s: (s[0] * s[1], s[2], s[3]), lambda x, s: (x[0] * s[1] + x[1], x[2], x[3]),
