@@ -43,6 +43,7 @@ def test_what_their_programs_say() -> None:
     assert "tiles(N, 32):" in texts["loaded_ahead"]
     assert texts["loaded_ahead"].count("load(k[") == 1
     assert "key = load(k[b, n, h // 2, :])" in texts["gated_rows"]
+    assert "key = load(k[table[b, n], index(n) - n * 16, g, :])" in texts["whole_pages"]
     assert any(isinstance(s, ReduceAdd) for s in statements(lifted("atomic_backward").program.body))
     assert "store(dq[z0, z1, z2, :], 0.0)" in texts["atomic_backward"]
     assert "query = load(q[b, h, m, :])" in texts["identity_aligned"]

@@ -21,6 +21,7 @@ STYLES = Path(__file__).parents[1] / "lift_triton" / "styles"
 COMPUTED = {  # score, mask, sink, layout
     "token_table": ("s * 0.17677669529663687", "j <= cached[b] + i", None, "ragged"),
     "token_rows": ("s * 0.17677669529663687", "True", None, "paged"),
+    "whole_pages": ("s * 0.17677669529663687", "True", None, "paged"),
     "parts_by_length": ("s * 0.17677669529663687", "True", None, "paged"),
     "turns_window": (
         "s * 0.17677669529663687 + slopes[h] * (N + i - M - j) * -1.0", "(M + j <= N + i) & (N + i < M + j + 50)",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ...dtypes import Kind
 from ...errors import UnsupportedKernel
-from ...expr import Expr, Op, loads, transform, var, walk
+from ...expr import COMPARISON, Expr, Op, const, loads, transform, var, walk
 from .places import TensorInfo, axis_terms, conjunction, decompose, upper_limit
 from .poly import Poly, added, scaled, to_expr
 from .reader import Reader
@@ -28,6 +28,7 @@ class Axis:
     name: str = ""
     tensors: dict[str, None] = field(default_factory=dict)
     places: list[str | None] = field(default_factory=list)
+    is_paged: bool = False  # a dimension of fixed size, of which each tile takes the whole: index(n) - page * 16
 
     @property
     def is_whole(self) -> bool:
@@ -128,6 +129,8 @@ class AxisFinder:
             tensor.dims[position].op is Op.CONST for tensor, position in direct
         ):  # fmt: skip
             size = int(next(iter(fixed)).attr)  # type: ignore[call-overload]
+            if size == axis.width and self._as_pages(root, axis):
+                return
             if size == axis.width or (size < axis.width and {(): size} in axis.limits):
                 axis.whole = [(tensor.name, position) for tensor, position in direct]
                 return
@@ -140,6 +143,37 @@ class AxisFinder:
             if tensor is not None and base == shift
         ]  # fmt: skip
         axis.extent = self._extent(axis, own, ends)
+
+    def _as_pages(self, root: int, axis: Axis) -> bool:
+        """Make a dimension of fixed size that conditions count from page to page, `page * 16 + lane < n`, tiles."""
+        numbers = [n for base in self._counted(var(f"axis.{root}")) if (n := self._number(base, axis.width)) and base]
+        if not numbers or any(number != numbers[0] for number in numbers):
+            return False
+        shift = scaled(numbers[0], axis.width)
+        ends = [end for limit in axis.limits if axis_terms(end := added(limit, shift)) == []]
+        extent = to_expr(ends[0]) if ends else self._end_of_loop(numbers[0], axis.width)
+        if extent is not None:
+            axis.number, axis.extent, axis.is_paged = numbers[0], extent, True
+        return extent is not None
+
+    def _counted(self, own: Expr) -> Iterator[Poly]:
+        """What is added to an axis's index in comparisons."""
+        for expr in conditions_of(self.reader.body):
+            for node in walk(expr):
+                if node.op in COMPARISON and own in set(walk(node)):
+                    low, high = (self.reader.integers.poly(arg) for arg in node.args)
+                    side = low if (own,) in low else high
+                    if side.get((own,)) == 1:
+                        yield {t: c for t, c in side.items() if t != (own,) and not axis_terms({t: c})}
+
+    def _end_of_loop(self, number: Poly, width: int) -> Expr | None:
+        """x of the loop over `number` in 0 … ceil(x / width)."""
+        for loop in loops_of(self.reader.body):
+            if number == {(var(loop.token),): 1} and loop.low is const(0) and loop.step is const(1):
+                high = to_expr(self.reader.integers.poly(loop.high))
+                if high.op is Op.FLOORDIV and high.args[1] is const(width):
+                    return to_expr(added(self.reader.integers.poly(high.args[0]), {(): 1 - width}))
+        return None
 
     def _number(self, base: Poly, width: int) -> Poly:
         return {term: c // width for term, c in base.items() if c % width == 0}
@@ -180,6 +214,26 @@ def accesses_of(body: list[Item]) -> Iterator[Access]:
             yield item
         elif isinstance(item, (Loop, Branch)):
             yield from accesses_of(item.body)
+
+
+def loops_of(body: list[Item]) -> Iterator[Loop]:
+    """All loops of a body, those around others first."""
+    for item in body:
+        if isinstance(item, Loop):
+            yield item
+        if isinstance(item, (Loop, Branch)):
+            yield from loops_of(item.body)
+
+
+def conditions_of(body: list[Item]) -> Iterator[Expr]:
+    """All expressions of a body's statements but flat offsets and what loops count."""
+    for item in body:
+        if isinstance(item, Access):
+            yield from (e for e in (item.mask, item.value) if e is not None)
+        elif isinstance(item, Assign):
+            yield item.expr
+        elif isinstance(item, (Loop, Branch)):
+            yield from conditions_of(item.body)
 
 
 def expressions_of(body: list[Item]) -> Iterator[Expr]:

@@ -235,3 +235,20 @@ def is_identity(expr: Expr) -> bool:
     condition, then, other = expr.args
     one, zero = (then, other) if condition.op is Op.EQ else (other, then)
     return _is(one, 1) and _is(zero, 0) and {a.attr for a in condition.args if a.op is Op.VAR} == {"lane.0", "lane.1"}
+
+
+def literal(text: str, element: str) -> Expr:
+    """A constant of the IR's text."""
+    if text in ("true", "false"):
+        return const(text == "true")
+    if element == "i1":
+        return const(bool(int(text)))
+    if element.startswith("i"):
+        return const(int(text, 0))
+    if text.startswith("0x"):
+        bits = int(text, 16)
+        if element == "bf16":
+            return const(struct.unpack("<f", struct.pack("<I", bits << 16))[0])
+        code, wide = {"f16": ("e", "H"), "f32": ("f", "I"), "f64": ("d", "Q")}[element]
+        return const(struct.unpack(f"<{code}", struct.pack(f"<{wide}", bits))[0])
+    return const(single(float(text)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...dtypes import Kind
 from ...errors import UnsupportedKernel
-from ...expr import Expr, Op, apply, const, free_vars, index, load, select, transform, var
+from ...expr import Expr, Op, apply, const, free_vars, index, load, select, transform, var, walk
 from ...program import (
     All,
     Fill,
@@ -201,6 +201,10 @@ class Emitter(Roles):
         return [Store(ref, value, where)] if access.kind == "store" else [ReduceAdd(ref, value)]
 
     def _decomposed(self, tensor: TensorInfo, access: Access) -> list[Expr]:
+        paged = [var(f"axis.{root}") for root, axis in self.axes.items() if axis.is_paged]
+        tokens = {node for e in access.indices for node in walk(e) if node.op is Op.VAR}
+        if any(self.reader.integers.resolve(token) is not token and token in tokens for token in paged):
+            return access.indices  # found before the axis was told to be index(n) - page * 16
         return [to_expr(p) for p in self.finder.decompose(tensor, access)]
 
     def _load(
@@ -377,7 +381,5 @@ class Emitter(Roles):
 
 def _axes_read(expr: Expr) -> set[str]:
     """Tile variables and unnamed axes that an expression is computed over."""
-    from ...expr import walk
-
     found = {str(node.attr) for node in walk(expr) if node.op is Op.INDEX}
     return found | {name for name in free_vars(expr) if name.startswith("axis.")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class Lifted:
     ttir: tuple[str, ...]
     notes: tuple[str, ...] = ()
     numbers: tuple[tuple[str, str], ...] = ()  # sizes that are integer arguments of the launcher: (size, argument)
+    scratch: tuple[tuple[str, int, int], ...] = ()  # sizes of the launcher's own memory: (size, its number, dimension)
     renamed: tuple[tuple[str, str], ...] = ()  # inputs whose arguments have names that programs use: (input, argument)
 
     def arguments(self, launch: Callable[..., Any], example: Sequence[Any]) -> dict[str, Any]:
@@ -52,7 +53,10 @@ class Lifted:
         found = {name: bound.arguments[own] for name, own in names.items() if own in bound.arguments}
         outputs = {p.name for p in self.program.params if p.is_output}
         tensors = {name: _as_tensor(value) for name, value in found.items() if name not in outputs}
-        return tensors | {size: bound.arguments[argument] for size, argument in self.numbers}
+        sizes = {size: bound.arguments[argument] for size, argument in self.numbers}
+        own = list(capture(launch, example).fresh.values()) if self.scratch else []
+        sizes |= {size: int(own[number][0].shape[dim]) for size, number, dim in self.scratch}
+        return tensors | sizes
 
 
 def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], name: str | None = None) -> Lifted:
@@ -71,7 +75,7 @@ def lift_triton(launch: Callable[..., Any], examples: Sequence[Sequence[Any]], n
     except TilewrightError as error:
         raise UnsupportedKernel(f"the kernel has no valid form in the program language: {error}") from error
     notes, renamed = tuple(dict.fromkeys(lifter.notes)), tuple(lifter.renamed.items())
-    return Lifted(program, tuple(lifter.ttir), notes, lifter.numbers, renamed)
+    return Lifted(program, tuple(lifter.ttir), notes, lifter.numbers, lifter.own_sizes(), renamed)
 
 
 def _as_tensor(value: Any) -> Any:
@@ -92,12 +96,14 @@ class _Lifter:
         self.scalars: dict[str, Any] = {}
         self.inputs: list[str] = []
         self.renamed: dict[str, str] = {}
+        self.scratch: dict[str, int] = {}
         self.ttir: list[str] = []
         self.notes: list[str] = list(runs[0].notes)
         self.readers: list[tuple[Reader, AxisFinder, Launch]] = []
 
     def program(self) -> Program:
         """Read all launches, then name sizes and axes, then write."""
+        self.size_names: Mapping[str, str] = {}
         self.numbers: tuple[tuple[str, str], ...] = ()
         self._check_runs()
         self._user_arguments()
@@ -112,6 +118,7 @@ class _Lifter:
             finder.run()
         shared = Shared(self.tensors, sizes, {})
         shared.size_names = size_names(self.tensors, self.inputs, [finder for _, finder, _ in self.readers], sizes)
+        self.size_names = shared.size_names
         self.numbers = tuple((shared.size_names[s], s) for s in sorted(sizes) if s in self.runs[0].arguments)
         shared.whole, fixed = whole_names(self.tensors, self.inputs, [finder for _, finder, _ in self.readers])
         grids: list[Statement] = []
@@ -121,10 +128,22 @@ class _Lifter:
             self.notes += reader.notes
         return self._assembled(shared, fixed, grids)
 
+    def own_sizes(self) -> tuple[tuple[str, int, int], ...]:
+        """Sizes that only memory of the launcher's own has: the size, the number of the memory, the dimension."""
+        found = []
+        for name, number in self.scratch.items():
+            for position, dim in enumerate(self.tensors[name].dims):
+                if dim.op is Op.VAR and str(dim.attr) == f"{name}.{position}":
+                    found.append((self.size_names[str(dim.attr)], number, position))
+        return tuple(found)
+
     def _check_runs(self) -> None:
         kernels = [[launch.function.__name__ for launch in run.launches] for run in self.runs]
         if any(names != kernels[0] for names in kernels):
-            raise UnsupportedKernel(f"the launcher launches other kernels for other sizes: {kernels}")
+            raise UnsupportedKernel(
+                f"the launcher launches other kernels for other sizes: {kernels}; write inputs(…) whose sizes, and the "
+                "next larger ones, take one way through it"
+            )
 
     # Arguments and memory
 
@@ -166,7 +185,8 @@ class _Lifter:
                 name = self._argument_name(values[0], "an argument")
                 raise UnsupportedKernel(f"{name} is computed by the launcher before the launch; only empty or zero "
                                         "memory may be made there")  # fmt: skip
-            self._tensor(self._argument_name(values[0], f"scratch_{number}"), values, "scratch", contents)
+            name = self._tensor(self._argument_name(values[0], f"scratch_{number}"), values, "scratch", contents)
+            self.scratch[name] = number
 
     def _contents(self, tensor: Any) -> str:
         return self.runs[0].fresh[storage_of(tensor)][1]
@@ -192,9 +212,13 @@ class _Lifter:
             self.table.dimension(v, f"{name}.{n}", is_product=is_own)
             for n, v in enumerate(columns([t.shape for t in values]))
         ]
+        kind = str(values[0].dtype).removeprefix("torch.")
+        if kind not in TORCH_TYPES:
+            own = self.renamed.get(name, name)
+            raise UnsupportedKernel(f"{own} has elements of {kind}; known are {', '.join(TORCH_TYPES)}")
         self._pending = getattr(self, "_pending", [])
         self.tensors[name] = TensorInfo(
-            name, TORCH_TYPES[str(values[0].dtype).removeprefix("torch.")], tuple(dims), (),
+            name, TORCH_TYPES[kind], tuple(dims), (),
             tuple(int(s) for s in values[0].stride()), role, contents,
         )  # fmt: skip
         self._pending.append((name, columns([t.stride() for t in values])))

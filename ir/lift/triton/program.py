@@ -107,6 +107,9 @@ def _tiled(finders: Sequence[AxisFinder], sizes: frozenset[str]) -> tuple[set[tu
             tensor = finder.tensors[access.tensor]
             for dim, item in zip(tensor.dims, access.indices, strict=True):
                 index = finder.reader.integers.poly(item)
+                is_looked_up = any(node.op is Op.LOAD for term in index for atom in term for node in walk(atom))
+                if is_looked_up and not axis_terms(index) and str(dim.attr) in sizes:
+                    computed.add((tensor.name, str(dim.attr)))
                 for token in axis_terms(index):
                     axis = finder.axis(token)
                     if axis.is_whole or str(dim.attr) not in sizes:

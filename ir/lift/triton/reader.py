@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from ...dtypes import DType, Kind
 from ...errors import UnsupportedKernel
 from ...expr import Expr, Op, apply, cast, const, free_vars, load, substitute, transform, var
 from . import control
-from .elementwise import TABLE, compared, folded, library_function, single
+from .elementwise import TABLE, compared, folded, library_function, literal
 from .naming import Names, Uses, needs_name, source_name
 from .poly import Integers
+from .refusals import reason
 from .text import Function, Operation, Type
 from .values import (
     ELEMENTS,
@@ -72,7 +72,7 @@ class Reader:
             elif operation.name in TABLE:
                 self.elementwise(operation, TABLE[operation.name])
             else:
-                raise self.fail(operation, "this operation is out of reach")
+                raise self.fail(operation, reason(operation.name))
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise self.fail(operation, f"cannot be read: {type(error).__name__}: {error}") from error
 
@@ -180,23 +180,7 @@ def _constant(reader: Reader, operation: Operation) -> None:
     kind = operation.types[-1] if operation.types else Type((), "i1")
     word = next(w for w in operation.words if not w.startswith("{"))
     text = word[len("dense<") : -1] if word.startswith("dense<") else word
-    reader.define(operation, Value(kind.shape, kind.element, _literal(text, kind.element)))
-
-
-def _literal(text: str, element: str) -> Expr:
-    if text in ("true", "false"):
-        return const(text == "true")
-    if element == "i1":
-        return const(bool(int(text)))
-    if element.startswith("i"):
-        return const(int(text, 0))
-    if text.startswith("0x"):
-        bits = int(text, 16)
-        if element == "bf16":
-            return const(struct.unpack("<f", struct.pack("<I", bits << 16))[0])
-        code, wide = {"f16": ("e", "H"), "f32": ("f", "I"), "f64": ("d", "Q")}[element]
-        return const(struct.unpack(f"<{code}", struct.pack(f"<{wide}", bits))[0])
-    return const(single(float(text)))
+    reader.define(operation, Value(kind.shape, kind.element, literal(text, kind.element)))
 
 
 def _program_id(reader: Reader, operation: Operation) -> None:

@@ -35,6 +35,8 @@ def scatter(
         if param.name in own:
             name = own[param.name]
             arguments[param.name] = _laid(param, tensors[name], name, found, lengths, is_raw=is_raw)
+            if found.places.table is not None and name != "q":
+                arguments[param.name] = _filled(arguments[param.name], param.dims)
         elif param.name in tensors:
             arguments[param.name] = tensors[param.name]
         else:
@@ -64,7 +66,7 @@ def _laid(param: Param, values: Array, name: str, found: Recognised, lengths: Le
     if name == "q" or found.places.table is None:
         rows = [values[b, :, :count].transpose(1, 0, 2) for b, count in enumerate(counts)]
         return np.concatenate(rows)
-    size = PAGE if roles.count("place") == 2 else 1
+    size = _page_size(param, roles)
     pages = max(-(-count // size) for count in counts) or 1
     cache = np.full((len(counts) * pages, size, *values.shape[1::2]), np.nan)
     for b, count in enumerate(counts):
@@ -75,6 +77,18 @@ def _laid(param: Param, values: Array, name: str, found: Recognised, lengths: Le
     return cache.transpose([axes[role].pop(0) for role in roles])
 
 
+def _page_size(param: Param, roles: Sequence[str]) -> int:
+    """Rows of a page of a cache: what the program says, else PAGE; 1 where rows are found one by one."""
+    places = [dim for dim, role in zip(param.dims, roles, strict=True) if role == "place"]
+    return 1 if len(places) == 1 else places[1] if isinstance(places[1], int) else PAGE
+
+
+def _filled(cache: Array, dims: Sequence[str | int]) -> Array:
+    """A cache of as many pages as the program says."""
+    more = [(0, max(dim - have, 0) if isinstance(dim, int) else 0) for dim, have in zip(dims, cache.shape, strict=True)]
+    return np.pad(cache, more, constant_values=np.nan) if cache.dtype.kind == "f" else cache
+
+
 def _page(b: int, page: int, pages: int) -> int:
     """Where a page lies: sequences from the last to the first."""
     return b * pages + (pages - 1 - page)
@@ -83,10 +97,14 @@ def _page(b: int, page: int, pages: int) -> int:
 def _table(param: Param, program: Program, found: Recognised, lengths: Lengths) -> Array:
     """Starts of sequences, tables of pages, lengths: what the program reads beside the spec's tensors."""
     rows, columns = ([pair[n] for pair in lengths] for n in (0, 1))
+    size = 1
+    if found.places.table is not None:
+        cache = next(p for p in program.params if p.name in (found.places.k, "k") and not p.is_output)
+        size = _page_size(cache, found.places.dims[found.places.k])
     if found.places.is_indirect:
-        return _indirect(param, found, rows, columns)
+        return _indirect(param, found, (rows, columns), size)
     if len(param.dims) == 2:
-        pages = max(-(-count // PAGE) for count in columns) or 1
+        pages = max(-(-count // size) for count in columns) or 1
         return np.array([[_page(b, page, pages) for page in range(pages)] for b in range(len(columns))])
     if found.places.layout == "paged":
         return np.array(columns)
@@ -99,11 +117,11 @@ def _table(param: Param, program: Program, found: Recognised, lengths: Lengths) 
     return starts[:-1] if param.dims in held.values() else starts  # without the end where lengths tell it
 
 
-def _indirect(param: Param, found: Recognised, rows: Sequence[int], columns: Sequence[int]) -> Array:
+def _indirect(param: Param, found: Recognised, counts: tuple[Sequence[int], Sequence[int]], size: int) -> Array:
     """The table of a cache's rows or pages, the requests or starts that it is read by, and where queries start."""
     places, table = found.places, found.places.table
     assert table is not None
-    size = PAGE if places.dims[places.k].count("place") == 2 else 1
+    rows, columns = counts
     pages = [-(-count // size) for count in columns]
     most = max(pages) or 1
     own = [[_page(b, page, most) for page in range(count)] for b, count in enumerate(pages)]
