@@ -7,7 +7,7 @@ for variables that it depends on, so that nothing is larger than it must be. Aut
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ class Evaluation:
     dtype: torch.dtype
     device: torch.device
     known: dict[Expr, Named] = field(default_factory=dict)
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)  # of index variables that do not run over all
 
     def tensor(self, e: Expr, axes: Sequence[str]) -> torch.Tensor:
         """The value with exactly these dims."""
@@ -65,7 +66,14 @@ class Evaluation:
         return int(self._value(e)[0])
 
     def _length(self, axis: str) -> int:
-        return self.size(self.lengths[axis])
+        first, end = self._span(axis)
+        return end - first
+
+    def _span(self, axis: str) -> tuple[int, int]:
+        found = self.spans.get(axis)
+        if found is None:
+            found = self.spans[axis] = (0, self.size(self.lengths[axis]))
+        return found
 
     def _value(self, e: Expr) -> Named:
         found = self.known.get(e)
@@ -82,6 +90,10 @@ class Evaluation:
             return self._variable(str(e.attr))
         if e.op is Op.LOAD:
             return self._loaded(e)
+        if e.op is Op.SELECT and e.kind is Kind.FLOAT:
+            found = self._halves(e)
+            if found is not None:
+                return found
         args = [self._value(arg) for arg in e.args]
         if e.op is Op.CAST:
             assert isinstance(e.attr, DType)
@@ -91,6 +103,40 @@ class Evaluation:
         if e.kind is Kind.FLOAT:
             operands = [x if x.dtype is torch.bool else x.to(self.dtype) for x in operands]
         return OPERATIONS[e.op](*operands), axes
+
+    def _halves(self, e: Expr) -> Named | None:
+        """where(d < c, x, y) for an index variable d: x for its first c values, and y for the others behind them."""
+        condition, then, otherwise = e.args
+        if condition.op not in (Op.LT, Op.LE):
+            return None
+        variable, limit = condition.args
+        axis = str(variable.attr)
+        if (
+            variable.op is not Op.VAR
+            or axis in self.sizes
+            or not isinstance(limit.attr, int)
+            or limit.op is not Op.CONST
+        ):
+            return None
+        first, end = self._span(axis)
+        cut = limit.attr + (condition.op is Op.LE)
+        if not first < cut < end:
+            return self._value(then if cut >= end else otherwise)
+        halves = [self._over(axis, *piece) for piece in ((first, cut, then), (cut, end, otherwise))]
+        axes = joined(halves)
+        shape = [self._length(one) for one in axes]
+        dim = axes.index(axis)
+        pieces = [aligned(half, axes) for half in halves]
+        return torch.cat([x.expand(*shape[:dim], x.shape[dim], *shape[dim + 1 :]) for x in pieces], dim), axes
+
+    def _over(self, axis: str, first: int, end: int, e: Expr) -> Named:
+        """The value for some values of an index variable, with a dim for it."""
+        known = {expr: value for expr, value in self.known.items() if axis not in value[1]}
+        part = replace(self, known=known, spans={**self.spans, axis: (first, end)})
+        x, axes = part._value(e)
+        if axis in axes:
+            return x, axes
+        return x.unsqueeze(-1).expand(*x.shape, end - first), (*axes, axis)
 
     def _type(self, kind: Kind) -> torch.dtype:
         return {Kind.FLOAT: self.dtype, Kind.INT: torch.int64, Kind.BOOL: torch.bool}[kind]
@@ -102,7 +148,7 @@ class Evaluation:
     def _variable(self, name: str) -> Named:
         if name in self.sizes:
             return self._number(self.sizes[name]), ()
-        return torch.arange(self._length(name), device=self.device), (name,)
+        return torch.arange(*self._span(name), device=self.device), (name,)
 
     def _loaded(self, e: Expr) -> Named:
         """Elements of a tensor: dims that an index variable runs along stay as they are, others are picked from."""
@@ -121,8 +167,11 @@ class Evaluation:
         positions, axes = pick
         if not axes:
             return x.select(dim, int(positions))
-        if arg.op is Op.VAR and len(positions) == x.shape[dim]:
-            return x
+        if arg.op is Op.VAR:
+            first, end = self._span(axes[0])
+            return x if end - first == x.shape[dim] else x.narrow(dim, first, end - first)
+        if self.device.type == "cpu" and len(positions) and _is_run(positions):
+            return x.narrow(dim, int(positions[0]), len(positions))
         return x[(slice(None),) * dim + (positions,)]
 
     def _reduced(self, reduction: Reduction) -> Named:
@@ -163,6 +212,12 @@ class Evaluation:
         out = [letter[name] for name in names if name != bound]
         operands = [part for x, axes in values for part in (x.to(self.dtype), [letter[name] for name in axes])]
         return torch.einsum(*operands, out), tuple(name for name in names if name != bound)
+
+
+def _is_run(positions: torch.Tensor) -> bool:
+    """Whether positions follow each other."""
+    first = int(positions[0])
+    return first >= 0 and torch.equal(positions, torch.arange(first, first + len(positions)))
 
 
 def joined(values: Sequence[Named]) -> tuple[str, ...]:
