@@ -312,10 +312,10 @@ class StatementParser:
         if word == "tiles":
             return self._tile_loop(node, call, names[0])
         if word == "range":
-            self._options(call, 2)
+            options = self._options(call, 2, ("stages",))
             start, stop = self._expr(call.args[0]), self._expr(call.args[1])
             self._bind(node, names[0], Kind.INT)
-            return RangeLoop(names[0], start, stop, self.body(node.body))
+            return RangeLoop(names[0], start, stop, self.body(node.body), self._integer(options.get("stages"), 1))
         raise fail(node, f"loop over {word!r}", "grid(…), tiles(…) or range(…)")
 
     def _grid(self, node: ast.For, call: ast.Call, names: list[str]) -> Statement:

@@ -269,6 +269,11 @@ def _tile_loop(s: TileLoop) -> str:
     return f"for {s.name} in {header}:"
 
 
+def _range_loop(s: RangeLoop) -> str:
+    header = _call("range", print_expr(s.start), print_expr(s.stop), stages=None if s.stages == 1 else s.stages)
+    return f"for {s.name} in {header}:"
+
+
 def _role(s: Role) -> str:
     header = _call(
         "role", _quoted(s.kind), warps=s.warps, count=None if s.count == 1 else s.count, registers=s.registers
@@ -288,9 +293,7 @@ _STATEMENTS: dict[type, Callable[[Any], str]] = {
     Let: lambda s: f"{s.name} = {print_expr(s.value)}",
     Gemm: _gemm,
     Reduce: lambda s: f"{s.name} = reduce_{s.op}({s.source}, axis={s.axis})",
-    TileAt: lambda s: (
-        f"{s.name} = tile({print_expr(s.tiles.extent)}, {s.tiles.tile}, {print_expr(s.number)})"
-    ),
+    TileAt: lambda s: f"{s.name} = tile({print_expr(s.tiles.extent)}, {s.tiles.tile}, {print_expr(s.number)})",
     Commit: lambda s: "commit()",
     WaitGroup: lambda s: f"wait_group({s.pending})",
     Arrive: lambda s: f"arrive({print_ref(s.barrier)})",
@@ -298,7 +301,7 @@ _STATEMENTS: dict[type, Callable[[Any], str]] = {
     Sync: lambda s: "sync()",
     Grid: _grid,
     TileLoop: _tile_loop,
-    RangeLoop: lambda s: f"for {s.name} in range({print_expr(s.start)}, {print_expr(s.stop)}):",
+    RangeLoop: _range_loop,
     If: lambda s: f"if {print_expr(s.condition)}:",
     Role: _role,
 }

@@ -302,12 +302,13 @@ class TileLoop:
 
 @dataclass(frozen=True, slots=True)
 class RangeLoop:
-    """for name in range(start, stop)."""
+    """for name in range(start, stop). `stages`: how many steps' loads are under way at once, where a target can."""
 
     name: str
     start: Expr
     stop: Expr
     body: tuple[Statement, ...]
+    stages: int = 1
 
 
 @dataclass(frozen=True, slots=True)

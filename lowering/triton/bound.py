@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ...ir.expr import Expr, free_vars, loads
+from ...ir.expr import Expr, Op, free_vars, loads, walk
 from ...ir.program import (
     Fill,
     Gemm,
@@ -61,3 +61,14 @@ def expressions_of(body: tuple[Statement, ...]) -> list[Expr]:
         indices = [item for ref in references(s) for item in ref.indices]
         found += [value for value in (*values, *indices) if isinstance(value, Expr)]
     return found
+
+
+def names_in(ref: Ref, where: Expr | None) -> set[str]:
+    """Names that the place of a reference depends on."""
+    tiles = {item.name for item in ref.indices if isinstance(item, TileAxis)}
+    return tiles.union(*(dependencies(e) for e in (*ref.indices, where) if isinstance(e, Expr)))
+
+
+def dependencies(node: Expr) -> set[str]:
+    """Names and tile variables that an expression's value depends on."""
+    return {str(part.attr) for part in walk(node) if part.op in (Op.VAR, Op.INDEX)}

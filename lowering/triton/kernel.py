@@ -23,14 +23,13 @@ from ...ir.program import (
     Ref,
     Statement,
     TileAt,
-    TileAxis,
     TileLoop,
     Tiles,
     statements,
 )  # fmt: skip
 from ...ir.shapes import TileType
 from ...ir.sharing import shared_parts
-from .bound import expressions_of, is_run_time, tile_references
+from .bound import dependencies, expressions_of, is_run_time, names_in, tile_references
 from .context import Context
 from .expressions import ExpressionWriter, folded
 from .layout import statement_lines
@@ -85,6 +84,7 @@ class KernelWriter:
         self._sizes: set[str] = set()
         self._spans: dict[str, str] = {}
         self._starts: dict[str, str] = {}
+        self._rows: dict[str, str] = {}
         self._firsts: dict[str, str] = {}
         self.counted: dict[str, tuple[str, int]] = {}
         self._left: dict[tuple[str, str], str] = {}
@@ -125,8 +125,8 @@ class KernelWriter:
     def _known(self) -> tuple[dict[Any, Any], ...]:
         """What has been bound or loaded so far."""
         return (
-            self._elements, self._indices, self._tiles_of, self._starts, self._left, self._extents, self._loaded,
-            self._firsts, self.counted, self.plans,
+            self._elements, self._indices, self._tiles_of, self._starts, self._rows, self._left, self._extents,
+            self._loaded, self._firsts, self.counted, self.plans,
         )  # fmt: skip
 
     # Names
@@ -172,6 +172,15 @@ class KernelWriter:
             self.line(f"{self._starts[tile]} = {text}")
         return self._starts[tile]
 
+    def rows(self, tile: str) -> str:
+        """Name of the indices that a tile covers, in 64 bits as offsets need them; defines it at its first use."""
+        if tile not in self._rows:
+            self._rows[tile] = self.given(("rows", tile), f"rows_{tile}")
+            is_chosen = self.is_chosen(tile)  # see exists()
+            text = f"{self.start(tile)} + {self.span(tile)}" if is_chosen else f"{self.index(tile)}.to(tl.int64)"
+            self.line(f"{self._rows[tile]} = {text}")
+        return self._rows[tile]
+
     def first(self, tile: str) -> str:
         """Text of a tile's first element, in 32 bits."""
         return self._firsts.get(tile) or f"{self.context.names(tile)} * {self.context.tile(tile)}"
@@ -206,9 +215,10 @@ class KernelWriter:
         return self.context.names(self._indices[tile])
 
     def define_index(self, name: str, tile: str) -> None:
-        """Write `name = tile * TILE + span`."""
-        self.line(f"{self.context.names(name)} = {self.first(tile)} + {self.span(tile)}")
-        self._indices[tile] = name
+        """Write `name = tile * TILE + span`, or another name's value, which they have already."""
+        known = self._indices.setdefault(tile, name)
+        value = f"{self.first(tile)} + {self.span(tile)}" if known == name else self.context.names(known)
+        self.line(f"{self.context.names(name)} = {value}")
         self._tiles_of[name] = tile
 
     def bind_tile(self, name: str, is_whole: bool, body: tuple[Statement, ...], first: str | None = None) -> None:
@@ -222,8 +232,9 @@ class KernelWriter:
             self._firsts[name] = first
         (self._whole.add if is_whole else self._whole.discard)(name)
         self._starts.pop(name, None)
+        self._rows.pop(name, None)
         self._left = {key: text for key, text in self._left.items() if key[0] != name}
-        if name in tile_references(body):
+        if self.is_chosen(name) and name in tile_references(body):
             self.start(name)
 
     def tile_of(self, index: Expr) -> str | None:
@@ -286,7 +297,7 @@ class KernelWriter:
         self._indices = {tile: name for tile, name in self._indices.items() if not {name, tile} & stale}
         tiles = self.shapes.tiles
         self._extents = {t: end for t, end in self._extents.items() if stale.isdisjoint(free_vars(tiles[t].extent))}
-        self._loaded = {key: n for key, n in self._loaded.items() if stale.isdisjoint({n, *_names_in(*key)})}
+        self._loaded = {key: n for key, n in self._loaded.items() if stale.isdisjoint({n, *names_in(*key)})}
 
     # Expressions
 
@@ -398,7 +409,7 @@ class KernelWriter:
         spans = [f"    {name} = tl.arange(0, {self.context.tile(axis)})" for axis, name in self._spans.items()]
         inside = list(statements(self.grid.body))
         params = [*(p.name for p in self.context.program.params), *self._allocated(), *self.context.summaries]
-        stages = [s.stages for s in inside if isinstance(s, TileLoop) and s.stages > 1]
+        stages = [s.stages for s in inside if isinstance(s, (TileLoop, RangeLoop)) and s.stages > 1]
         return Kernel(
             name=name,
             tensors=tuple(param for param in params if param in self._tensors),
@@ -482,14 +493,3 @@ class KernelWriter:
             WRITERS[type(statement)](self, statement, (*path, position))
             if self.is_ordered and isinstance(statement, RangeLoop) and path == self.path:
                 look_up_again(self, body, position)
-
-
-def _names_in(ref: Ref, where: Expr | None) -> set[str]:
-    """Names that the place of a reference depends on."""
-    tiles = {item.name for item in ref.indices if isinstance(item, TileAxis)}
-    return tiles.union(*(dependencies(e) for e in (*ref.indices, where) if isinstance(e, Expr)))
-
-
-def dependencies(node: Expr) -> set[str]:
-    """Names and tile variables that an expression's value depends on."""
-    return {str(part.attr) for part in walk(node) if part.op in (Op.VAR, Op.INDEX)}

@@ -1,10 +1,11 @@
 """References as Triton pointers and masks: which addresses a tile covers, and which of them exist.
 
-An address is the tensor's base, then scalar offsets in 64 bits (batch, head, first row of the tile), then offsets
-inside the tile in 32 bits. Rows at computed places that follow each other are addressed alike; where they do not,
-every row has an offset of 64 bits. Elements gathered in expressions have 32 bits in all; the launcher checks that this
-is enough for their tensor. Rows past the end or that do not exist, and the padding of an axis whose size is no power of
-two, are masked out.
+An address is the tensor's base, then scalar offsets in 64 bits (batch, head), then offsets of the tile's rows: their
+numbers in 64 bits times the stride, so that no distance between rows is kept in registers through a loop. Where a
+stride is known they are the first row's offset, a scalar, and distances from it in 32 bits, which cost nothing there.
+Rows at computed places that follow each other are addressed alike; where they do not, every row has an offset of 64
+bits. Elements gathered in expressions have 32 bits in all; the launcher checks that this is enough for their tensor.
+Rows past the end or that do not exist, and the padding of an axis whose size is no power of two, are masked out.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING
 from ...ir.domain.linear import Linear, literal
 from ...ir.dtypes import DType, Kind
 from ...ir.edit import resolved
-from ...ir.expr import Expr, Op, apply, cast, const, index, transform, var, walk
-from ...ir.printer import ATOM, COMPARE, SUM, TERM, Path
+from ...ir.expr import Expr, Op, apply, cast, index, transform, var, walk
+from ...ir.printer import ATOM, COMPARE, TERM, Path
 from ...ir.program import All, Alloc, Ref, TileAxis
 from .context import padded_size
 from .expressions import folded, widening
@@ -50,11 +51,9 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = 
     for item, dim, stride in zip(ref.indices, dims, strides, strict=True):
         if isinstance(item, TileAxis):
             wide = widening(axes, (item.name,))
-            if writer.is_chosen(item.name) and stride.isidentifier() and stride not in writer.context.constants:
-                tiles.append(times(widened(f"{writer.start(item.name)} + {writer.span(item.name)}", wide), stride))
-            else:
-                scalars.append(times(writer.start(item.name), stride))
-                tiles.append(times(widened(writer.span(item.name), wide), stride))
+            first, rows = _rows(writer, item.name, stride, wide)
+            scalars += first
+            tiles += rows
             if writer.is_ragged(item.name, dim) and not _ends_at(writer, where, item.name, var(dim)):
                 conditions.append(widened(writer.exists(item.name, dim), wide))
         elif isinstance(item, All):
@@ -68,10 +67,17 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = 
     return Place((writer.context.names(ref.name), *scalars, *tiles), tuple(dict.fromkeys(conditions)), axes, is_fresh)
 
 
+def _rows(writer: KernelWriter, tile: str, stride: str, wide: str) -> tuple[list[str], list[str]]:
+    """Terms of a tile's rows: scalars, and offsets inside the tile."""
+    if stride.isidentifier() and stride not in writer.context.constants:
+        return [], [times(widened(writer.rows(tile), wide), stride)]
+    return [times(writer.start(tile), stride)], [times(widened(writer.span(tile), wide), stride)]
+
+
 def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -> tuple[list[str], list[str]]:
     """Terms of the indices that are computed row by row: scalars, and offsets inside the tile.
 
-    Indices that go up by one along the rows are a scalar and the span; the others become one line of offsets.
+    Indices that go up by one along the rows are a scalar and the tile's rows; the others become one line of offsets.
     """
     axis = writer.shapes.rows_axis(ref)
     scalars: list[str] = []
@@ -93,12 +99,10 @@ def _computed_rows(writer: KernelWriter, ref: Ref, path: Path, is_whole: bool) -
         if step == 0:
             scalars += scalar_offset(writer, writer.prepare(start, path), stride)
             continue
-        first = writer.start(axis)
-        if start is not const(0):
-            ready = writer.share(long_products(writer, writer.prepare(start, path)))
-            first = f"({writer.expressions.text(ready, (), SUM)} + {first})"
-        scalars.append(times(f"{first}", stride))
-        tiles.append(times(f"{widened(writer.span(axis), wide)}", stride))
+        ready = writer.share(long_products(writer, writer.prepare(start, path)))
+        first, rows = _rows(writer, axis, stride, wide)
+        scalars += [*scalar_offset(writer, ready, stride), *first]
+        tiles += rows
     if offsets:
         name = writer.given(("rows", ref), f"{writer.context.names(ref.name)}_rows")
         writer.line(*sum_lines(f"{name} = ", offsets))
@@ -206,8 +210,9 @@ def element_place(writer: KernelWriter, node: Expr, path: Path) -> Place:
         if not own:
             scalars += scalar_offset(writer, item, strides[position])
         elif tile is not None:
-            scalars.append(times(f"{writer.start(tile)}", strides[position]))
-            tiles.append(times(f"{widened(writer.span(tile), wide)}", strides[position]))
+            first, rows = _rows(writer, tile, strides[position], wide)
+            scalars += first
+            tiles += rows
             if writer.is_ragged(tile, dim):
                 conditions.append(widened(f"{writer.index(tile)} < {writer.use_size(dim)}", wide))
         else:

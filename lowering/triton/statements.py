@@ -38,7 +38,7 @@ from .bound import bound_names
 from .context import padded_size
 from .expressions import TRITON_TYPES, folded, widening
 from .layout import statement_lines
-from .loops import count_elements, counted_range, tiles_counted, write_tile_loop
+from .loops import count_elements, counted_range, stages_text, tiles_counted, write_tile_loop
 from .memory import atomic_add_lines, load_lines, store_lines, tile_place
 from .turns import write_ordered_add
 
@@ -188,10 +188,10 @@ def _range_loop(writer: KernelWriter, s: RangeLoop, path: Path) -> None:
     limits = ", ".join(writer.short_text(folded(limit, writer.shapes.sizes), path) for limit in (start, stop))
     writer.hoist(s.body, (), bound, path)
     if tiles is None:
-        with writer.block(f"for {writer.context.names(s.name)} in tl.range({limits}):"):
+        with writer.block(f"for {writer.context.names(s.name)} in tl.range({limits}{stages_text(s.stages)}):"):
             writer.body(s.body, path)
         return
-    with count_elements(writer, (s.name, tiles.name), tiles.name, limits) as first:
+    with count_elements(writer, (s.name, tiles.name), tiles.name, limits, s.stages) as first:
         writer.counted[s.name] = first, tiles.tiles.tile
         writer.body(s.body, path)
 

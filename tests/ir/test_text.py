@@ -131,7 +131,7 @@ def everything(
         ring = alloc(bf16[2, 128, D], space="shared", layout="swizzle:128")
         filled = barriers(2, arrivals=1)
         with role("producer", warps=4, registers=24):
-            for step in range(0, N // 128):
+            for step in range(0, N // 128, stages=2):
                 n = tile(N, 128, step)
                 wait(filled[step % 2], phase=step // 2 % 2)
                 copy_async(ring[step % 2, n, :], k[b, g, n, :], signal=filled[step % 2])

@@ -16,7 +16,7 @@ from tilewright.ir.lift.triton import lift_triton
 from tilewright.ir.lift.triton.selfcheck import distance, verify_lift
 from tilewright.ir.lift.triton.text import parse_ttir
 from tilewright.ir.parser import parse_program
-from tilewright.ir.program import TileLoop, statements
+from tilewright.ir.program import RangeLoop, TileLoop, statements
 
 from .kernels import NAMES, lifted, module
 
@@ -80,6 +80,8 @@ def test_the_orchestration_survives() -> None:
     assert [(loop.order, loop.tiles.tile) for loop in loops] == [("descending", 32)]
     loops = [s for s in statements(lifted("sigmoid_bnhd").program.body) if isinstance(s, TileLoop)]
     assert [loop.stages for loop in loops] == [3]
+    loops = [s for s in statements(lifted("tutorial_stages").program.body) if isinstance(s, RangeLoop)]
+    assert [loop.stages for loop in loops] == [3, 3]
     (grid,) = lifted("window_helper").program.body
     assert (grid.order, grid.warps) == ("descending", 8)
 

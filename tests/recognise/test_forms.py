@@ -35,6 +35,9 @@ SAME = {
     "exponential of a logarithm": (exp(X - log(L)), exp(X) / L),
     "sigmoid": (1.0 / (1.0 + exp(-X)), apply(Op.SIGMOID, X)),
     "sigmoid of half": (0.5 / (0.5 + exp2(-X * LOG2E) * 0.5), apply(Op.SIGMOID, X)),
+    "tangent": (apply(Op.SIGMOID, X * 2.0) * 2.0 - 1.0, apply(Op.TANH, X)),
+    "soft cap": ((2.0 / (1.0 + exp(X / 20.0 * -2.0)) - 1.0) * 20.0, apply(Op.TANH, X * 0.05) * 20.0),
+    "tangent, growing below the line": (1.0 - 2.0 / (exp(X * 2.0) + 1.0), apply(Op.TANH, X)),
     "rounding": (cast(X * 2.0, DType.F16), X + X),
     "guard of a maximum": (select(apply(Op.EQ, PEAK, -math.inf), 0.0, PEAK), PEAK),
     "guard of a sum": (select(apply(Op.EQ, SUM, 0.0), 0.0, X / SUM), X / SUM),
@@ -54,6 +57,9 @@ DIFFERENT = {
     "floor of a maximum": (apply(Op.MAX, PEAK, 0.0), PEAK),
     "mild mask": (exp(select(X < P, X, -10000.0)), select(X < P, exp(X), 0.0)),
     "sum and product": (exp(X) + exp(P), exp(X + P)),
+    "tangent of half": (apply(Op.SIGMOID, X) * 2.0 - 1.0, apply(Op.TANH, X)),
+    "shifted sigmoid": (apply(Op.SIGMOID, X * 2.0) - 1.0, apply(Op.TANH, X)),
+    "tangent's sign": (1.0 - apply(Op.SIGMOID, X * 2.0) * 2.0, apply(Op.TANH, X)),
 }
 
 

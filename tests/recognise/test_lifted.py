@@ -11,7 +11,7 @@ import pytest
 from foreign import TARGETS
 
 from tilewright.ir.printer import print_expr
-from tilewright.ir.program import Program
+from tilewright.ir.program import Program, TileLoop, statements
 from tilewright.ir.spec import NormaliserKind
 from tilewright.ir.transfer import recognise, transfer
 from tilewright.ir.transfer.confirm import confirm
@@ -69,6 +69,13 @@ def test_lifted_kernels_take_other_specs(name: str) -> None:
         made = transfer(reference, spec)
         verify(made)
         assert "tl.dot" in lower_program(made, "triton", spec=spec).lowered.source
+
+
+@pytest.mark.parametrize(("name", "stages"), [("tutorial_stages", 3), ("sigmoid_bnhd", 3), ("split_decode", 2)])
+def test_transfer_keeps_the_stages_of_loops(name: str, stages: int) -> None:
+    made = transfer(lifted(name), TARGETS["softcap-window-alibi"])
+    loops = [s for s in statements(made.body) if isinstance(s, TileLoop) and s.name == "n"]
+    assert {loop.stages for loop in loops} == {stages}
 
 
 @pytest.mark.parametrize("name", DENSE)

@@ -103,17 +103,11 @@ def _neutral(op: Op, args: tuple[Expr, ...]) -> Expr | None:
 
 
 def _function(expr: Expr) -> Expr:
-    """1 / (1 + exp(-x)) -> sigmoid(x); 2 * sigmoid(2 * x) - 1 -> tanh(x)."""
+    """1 / (1 + exp(-x)) -> sigmoid(x)."""
     if expr.op is Op.DIV and _is(expr.args[0], 1):
         inner = _beside(expr.args[1], Op.ADD, 1)
         if inner is not None and inner.op is Op.EXP and inner.args[0].op is Op.NEG:
             return apply(Op.SIGMOID, inner.args[0].args[0])
-    if expr.op is Op.SUB and _is(expr.args[1], 1):
-        inner = _beside(expr.args[0], Op.MUL, 2)
-        if inner is not None and inner.op is Op.SIGMOID:
-            doubled = _beside(inner.args[0], Op.MUL, 2)
-            if doubled is not None:
-                return apply(Op.TANH, doubled)
     return expr
 
 

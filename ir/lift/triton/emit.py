@@ -123,7 +123,7 @@ class Emitter(Roles):
             return If(self.final(condition), (*self._tile_statements(loop.token), *self.body(loop.body)))
         start, stop = self._range(loop)
         inner = (*self._tile_statements(loop.token), *self.body(loop.body))
-        return RangeLoop(loop.name, self.final(start), self.final(stop), inner)
+        return RangeLoop(loop.name, self.final(start), self.final(stop), inner, max(stages, 1))
 
     def _once(self, loop: Loop) -> Expr | None:
         """The condition of a loop that runs once or not at all: `range(0, where(c, 1, 0))`."""

@@ -364,7 +364,21 @@ def _largest(forms: Forms, e: Expr) -> Form:
 
 
 def _sum(forms: Forms, e: Expr) -> Form:
-    return forms.add(forms.of(e.args[0]), forms.of(e.args[1]), 1.0 if e.op is Op.ADD else -1.0)
+    total = forms.add(forms.of(e.args[0]), forms.of(e.args[1]), 1.0 if e.op is Op.ADD else -1.0)
+    return _tangent(forms, total) or total
+
+
+def _tangent(forms: Forms, total: Form) -> Form | None:
+    """c * tanh(x) for the sum 2 * c * sigmoid(2 * x) - c; None for other sums."""
+    if len(total) != 2 or UNIT not in total:
+        return None
+    (((powers, exponent), c),) = ((term, c) for term, c in total.items() if term != UNIT)
+    is_squashed = not exponent and len(powers) == 1 and powers[0][0].op is Op.SIGMOID and powers[0][1] == 1
+    if not is_squashed or not math.isclose(c, -2.0 * total[UNIT], rel_tol=CLOSE):
+        return None
+    sign = math.copysign(1.0, c)
+    x = {term: 0.5 * sign * k for term, k in forms.of(powers[0][0].args[0]).items()}
+    return {term: 0.5 * abs(c) * k for term, k in forms.atom(apply(Op.TANH, forms.expr(x))).items()}
 
 
 def _has_factor(product: Form, factor: Form) -> bool:

@@ -236,16 +236,14 @@ def _infeasible(forms: list[Form]) -> bool:
         if any(f.get((), 0) > 0 and len(f) == 1 for f in live):
             return True
         live = [f for f in live if any(m for m in f)]
-        variables = {m for f in live for m in f if m}
-        if not variables:
+        signs: dict[Monomial, list[int]] = {}  # how many forms are bounded below by a variable, how many above
+        for f in live:
+            for m, c in f.items():
+                if m:
+                    signs.setdefault(m, [0, 0])[c > 0] += 1
+        if not signs:
             return False
-
-        def cost(v: Monomial, rows: list[Form] = live) -> int:
-            up = sum(f.get(v, 0) > 0 for f in rows)
-            down = sum(f.get(v, 0) < 0 for f in rows)
-            return up * down - up - down
-
-        chosen = min(variables, key=cost)
+        chosen = min(signs, key=lambda m: math.prod(signs[m]) - sum(signs[m]))
         upper = [f for f in live if f.get(chosen, 0) > 0]
         lower = [f for f in live if f.get(chosen, 0) < 0]
         rest = [f for f in live if not f.get(chosen, 0)]

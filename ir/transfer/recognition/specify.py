@@ -90,7 +90,8 @@ class _Reader:
         sums, rest = self._denominator(below, output, places, first)
         kept = self._cover(sums or values, places, output, is_sum=bool(sums))
         spec = self._spec(places, (weight, None if below is None else rest), sums, kept, output)
-        if sums:
+        swept = [[self._swept(one, places) for one in weighed] for weighed in (values, sums)]
+        if sums and swept[0] != swept[1]:  # loops that are the same keep the same keys
             self._check_values(values, kept, places, output)
         if lse is not None:
             self._check_lse(lse, below, places)
