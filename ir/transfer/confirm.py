@@ -82,6 +82,11 @@ def _draw(program: Program, found: Recognised, random: np.random.Generator) -> B
     for name, raw in (("q", places.q), ("k", places.k), ("v", places.v)):
         if raw in whole:
             tensors[name] = np.round(3.0 * tensors[name])
+    begin = spec.head_dim - sum(piece.features for piece in places.more)
+    for piece in places.more:
+        if piece.is_shared:  # one row of features for all heads
+            tensors["k"][..., begin : begin + piece.features] = tensors["k"][:, :1, :, begin : begin + piece.features]
+        begin += piece.features
     lengths = [(sizes["M"], sizes["N"])] * batch
     if places.layout != "dense":
         lengths = [(sizes["M"] if places.layout == "paged" else 11 * b + 3, 13 * b + 5) for b in range(batch)]

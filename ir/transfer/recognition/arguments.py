@@ -28,19 +28,40 @@ def scatter(
     """The program's arguments. `tensors`: q, k, v as [B, heads, rows, features] and the captured ones."""
     places = found.places
     own = {places.q: "q", places.k: "k", places.v: "v"} if is_raw else CANONICAL
-    arguments: dict[str, Array] = {}
+    arguments: dict[str, Array] = _pieces(program, found, tensors, lengths) if is_raw else {}
     for param in program.params:
-        if param.is_output:
+        if param.is_output or param.name in arguments:
             continue
         if param.name in own:
             name = own[param.name]
-            arguments[param.name] = _laid(param, tensors[name], name, found, lengths, is_raw=is_raw)
+            values = tensors[name]
+            if is_raw and places.more and name != "v":
+                values = values[..., : values.shape[-1] - sum(piece.features for piece in places.more)]
+            roles = _roles(name, param, found, is_raw=is_raw)
+            arguments[param.name] = _laid(param, values, name, found, lengths, roles=roles)
             if found.places.table is not None and name != "q":
                 arguments[param.name] = _filled(arguments[param.name], param.dims)
         elif param.name in tensors:
             arguments[param.name] = tensors[param.name]
         else:
             arguments[param.name] = _table(param, program, found, lengths)
+    return arguments
+
+
+def _pieces(
+    program: Program, found: Recognised, tensors: Mapping[str, Array], lengths: Lengths
+) -> dict[str, Array]:
+    """The last features of q and k, where a program keeps them in tensors of their own."""
+    arguments: dict[str, Array] = {}
+    begin = found.spec.head_dim - sum(piece.features for piece in found.places.more)
+    for piece in found.places.more:
+        for name, own, roles in (("q", piece.q, piece.roles[0]), ("k", piece.k, piece.roles[1])):
+            param = next(p for p in program.params if p.name == own)
+            values = tensors[name][..., begin : begin + piece.features]
+            values = values[:, :1] if "shared" in roles or "head" not in roles else values
+            plain = ["head" if role == "shared" else role for role in roles]
+            arguments[own] = _laid(param, values, name, found, lengths, roles=plain)
+        begin += piece.features
     return arguments
 
 
@@ -57,8 +78,9 @@ def _roles(name: str, param: Param, found: Recognised, *, is_raw: bool) -> list[
     return ["place", "head", "feature"] if places.layout == "ragged" else dense
 
 
-def _laid(param: Param, values: Array, name: str, found: Recognised, lengths: Lengths, *, is_raw: bool) -> Array:
-    roles = _roles(name, param, found, is_raw=is_raw)
+def _laid(
+    param: Param, values: Array, name: str, found: Recognised, lengths: Lengths, *, roles: Sequence[str]
+) -> Array:
     if "place" not in roles:
         moved = values.transpose([AXES[role] for role in roles] + [AXES[r] for r in AXES if r not in roles])
         return moved.reshape(moved.shape[: len(roles)])

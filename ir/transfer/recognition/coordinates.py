@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...expr import Expr, Op, apply, const, loads, transform, var, walk
 from ...integers import polynomial
@@ -13,6 +14,9 @@ from ...program import Param, Program
 from ...spec import HEAD
 from .forms import number, replaced
 from .walk import Walker
+
+if TYPE_CHECKING:
+    from .joined import Piece
 
 Indices = list[tuple[int, Expr]]  # dimensions and what they are indexed by
 
@@ -46,6 +50,7 @@ class Places:
     start: Expr | None = None
     table: Expr | None = None
     outputs: dict[str, list[str]] = field(default_factory=dict)  # output -> roles of its dimensions
+    more: tuple[Piece, ...] = ()  # further products that scores add up
 
     @property
     def is_indirect(self) -> bool:
@@ -342,7 +347,7 @@ def _check_sequence(walker: Walker, row: Expr, element: Expr, batch: Expr, path:
         raise walker.refuse(path, f"keys are in row {print_expr(row)}; expected rows of one sequence, packed or paged")
     binding = next(b for b in walker.axes if b.axis == element.attr)
     starts = {str(node.attr) for node in loads(row)}
-    ends = {str(node.attr) for node in loads(binding.tiles.extent) if len(loads(binding.tiles.extent)) == 2}
+    ends = {str(node.attr) for node in loads(binding.tiles.extent) if node.args[0] is not batch}
     if ends and ends != starts:
         raise walker.refuse(path, f"keys begin where {sorted(starts)} says and end where {sorted(ends)} says")
 

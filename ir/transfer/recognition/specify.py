@@ -26,6 +26,7 @@ from ...spec import (
 from .coordinates import Places, find_places, product_of
 from .cover import Cover, Swept, cover
 from .forms import LOG2E, UNIT, Form, is_indicator, replaced
+from .joined import as_one, main_product, pieces, tensor_notes
 from .meaning import Leaf, Meaning, is_fold, is_reference
 from .prover import implies
 from .walk import LoopInfo, Stored, Walker
@@ -79,11 +80,9 @@ class _Reader:
         above, below = self._fraction(output)
         leaves = self.meaning.leaves(above, output.path)
         first = leaves[0]
-        dot = self._dot(first)
-        q, k = product_of(dot, first.loop.element, self.walker, first.path)
         if first.value is None:
             raise self.walker.refuse(first.path, "the output's sums have no rows of v")
-        places = find_places(self.walker, q, k, first.value, first.loop.element, first.path)
+        places = self._places(first)
         self._check_output(output, places)
         values = [self._weighed(leaf, places, first) for leaf in leaves]
         weight = self._common(values)
@@ -105,7 +104,7 @@ class _Reader:
         name = first.split_name if first.split is not None else None
         facts = self._facts(places, output, first.loop.element)
         self._check_hidden(values, inner, kept, facts, [t.name for t in spec.captured])
-        self._note_types(places)
+        self.notes += tensor_notes(self.walker, places)
         if places.is_square and {"i", "j"} <= free_vars(kept.keep) | free_vars(spec.score):
             self.notes.append("there are as many keys as queries in every example, so row 0 is read as being at key 0; "
                               "give examples with more keys than queries if the kernel takes them")  # fmt: skip
@@ -115,22 +114,19 @@ class _Reader:
             self.notes.append("the kernel has no running maximum; its canonical program has one")
         return Understood(self.walker, places, spec, output, lse, values, sums, kept, inner, splits, name, self.notes)
 
-    def _note_types(self, places: Places) -> None:
-        """A spec has one element type."""
-        params = {p.name: p.dtype for p in self.walker.program.params}
-        for name in dict.fromkeys((places.k, places.v)):
-            if params[name] is not params[places.q]:
-                kind = params[name].value
-                self.notes.append(f"{name} is {kind} in the kernel; in the spec it has the type of {places.q}")
-
     def _inner(self, first: Leaf, places: Places) -> Places:
         """The coordinates in the grid that sweeps over keys."""
         if first.source is None:
             return places
-        own = first.source
-        dot = self._dot(own)
-        q, k = product_of(dot, own.loop.element, self.walker, own.path)
-        return find_places(self.walker, q, k, own.value or k, own.loop.element, own.path)
+        return self._places(first.source)
+
+    def _places(self, leaf: Leaf) -> Places:
+        """The coordinates of a sum over keys."""
+        dot, *others = self._dots(leaf)
+        q, k = product_of(dot, leaf.loop.element, self.walker, leaf.path)
+        places = find_places(self.walker, q, k, leaf.value or k, leaf.loop.element, leaf.path)
+        places.more = pieces(self.walker, others, places, leaf.loop.element, leaf.path)
+        return places
 
     # The output
 
@@ -174,29 +170,25 @@ class _Reader:
 
     # Weights
 
-    def _dot(self, leaf: Leaf) -> Expr:
-        """The one product of a row of q and a row of k in a weight."""
+    def _dots(self, leaf: Leaf) -> list[Expr]:
+        """The products of a row of q and a row of k in a weight, first the one whose keys have the values' heads."""
         fixed = self.walker.program.fixed
-        found = {
-            node
-            for powers, exponent in leaf.weight
-            for atom, _ in (*powers, *exponent)
-            for node in walk(atom)
-            if node.op is Op.CALL and str(node.attr).startswith("@sum:") and str(node.attr)[5:] in fixed
-        }
-        if len(found) != 1:
-            raise self.walker.refuse(
-                leaf.path, f"expected weights of one product of q and k; found {len(found)} products"
-            )
-        return found.pop()
+        atoms = (atom for powers, exponent in leaf.weight for atom, _ in (*powers, *exponent))
+        nodes = (node for atom in atoms for node in walk(atom) if node.op is Op.CALL)
+        found = [n for n in dict.fromkeys(nodes) if str(n.attr).startswith("@sum:") and str(n.attr)[5:] in fixed]
+        if not found:
+            raise self.walker.refuse(leaf.path, "expected weights of a product of q and k; found none")
+        if len(found) > 1:
+            main = main_product(self.walker, found, leaf.loop.element, leaf.value, leaf.path)
+            found = [main, *(dot for dot in found if dot is not main)]
+        return found
 
     def _weighed(self, leaf: Leaf, places: Places, first: Leaf) -> Weighed:
         """A leaf's weight over s, b, h, i, j."""
-        dot = self._dot(leaf)
-        q, k = product_of(dot, leaf.loop.element, self.walker, leaf.path)
-        here = find_places(self.walker, q, k, leaf.value or k, leaf.loop.element, leaf.path)
-        same = (here.q, here.k, here.batch, here.head, here.row, here.key_head) == (
-            places.q, places.k, places.batch, places.head, places.row, places.key_head,
+        dot, *others = self._dots(leaf)
+        here = self._places(leaf)
+        same = (here.q, here.k, here.batch, here.head, here.row, here.key_head, here.more) == (
+            places.q, places.k, places.batch, places.head, places.row, places.key_head, places.more,
         )  # fmt: skip
         if not same or (leaf.value is not None and here.v != places.v):
             raise self.walker.refuse(
@@ -208,7 +200,10 @@ class _Reader:
             (tuple(p for p in powers if p[0] not in shared), exponent): c
             for (powers, exponent), c in leaf.weight.items()
         }
-        text = self._canonical(self.forms.expr(bare), dot, places, leaf)
+        whole = as_one(self.forms, self.forms.expr(bare), dot, others)
+        if whole is None:
+            raise self.walker.refuse(leaf.path, "weights of several products of q and k that they do not add up")
+        text = self._canonical(whole, dot, places, leaf)
         conditions = [self._of_keys(part, leaf) for a in shared for part in conjuncts(a.args[0])]
         mask = all_of(*(self._canonical(e, dot, places, leaf) for e in conditions))
         return Weighed(leaf, self.forms.of(text), simplify(mask), dot)
@@ -387,8 +382,9 @@ class _Reader:
         self._check_names(expressions, captured, output)
         d, dv = (params[name].dims[places.dims[name].index("feature")] for name in (places.q, places.v))
         fixed = program.fixed
+        width = fixed.get(str(d), d) + sum(piece.features for piece in places.more)  # type: ignore[operator]
         return AttentionSpec(
-            program.name, params[places.q].dtype, fixed.get(str(d), d), fixed.get(str(dv), dv),  # type: ignore[arg-type]
+            program.name, params[places.q].dtype, width, fixed.get(str(dv), dv),  # type: ignore[arg-type]
             places.group or 1, captured, score, kept.keep, normaliser, simplify(requires),
         )  # fmt: skip
 
