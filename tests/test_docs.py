@@ -33,7 +33,7 @@ def test_the_python_example_verifies() -> None:
     assert "verified" in done.stdout
 
 
-@pytest.mark.parametrize("document", ["docs/interfaces.md", "docs/determinism.md", "docs/cubridge.md"])
+@pytest.mark.parametrize("document", ["docs/interfaces.md", "docs/functions.md", "docs/determinism.md", "docs/cubridge.md"])
 def test_every_python_example_runs(document: str) -> None:
     found = examples(document)
     assert found

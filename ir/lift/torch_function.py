@@ -146,6 +146,8 @@ def _check_shape(tracer: Tracer, fakes: tuple[torch.Tensor, ...], result: torch.
     got = [tracer.size(s) for s in result.shape]
     if len(got) == 4 and all(tracer.same(a, b) for a, b in zip(got, wanted, strict=True)):
         return
+    if len(got) == 4 and are_equal(result.shape, (q.shape[0], q.shape[1], q.shape[2], v.shape[3])):
+        return
     order = [wanted[n] for n in (0, 2, 1, 3)]
     hint = None
     if len(got) == 4 and all(tracer.same(a, b) for a, b in zip(got, order, strict=True)):
@@ -153,6 +155,11 @@ def _check_shape(tracer: Tracer, fakes: tuple[torch.Tensor, ...], result: torch.
     elif len(got) == 3:
         hint = "the heads are merged: return the result before they are, as [B, Hq, M, Dv]"
     raise refuse(f"the result has shape {got}, wanted [B, Hq, M, Dv] = {wanted}", where, hint)
+
+
+def are_equal(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether sizes are equal here; what is not certain becomes a requirement of the function."""
+    return all(bool(a == b) for a, b in zip(sizes, others, strict=True))
 
 
 def spec_of(

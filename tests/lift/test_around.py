@@ -94,3 +94,13 @@ def test_heads_in_another_order_have_keys_of_their_own():
 
     (core,) = lift_around(tiled, (q, k, v)).cores
     assert core.spec.group == 1
+
+
+def test_tensors_of_the_surroundings_are_no_constants_of_the_steps():
+    weight = torch.nn.Parameter(torch.ones(8))
+
+    def scaled(q, k, v):
+        return ((q.square() * weight) @ k.mT).softmax(-1) @ v
+
+    with pytest.raises(UnsupportedSpec, match="surrounding Python code"):
+        lift_around(scaled, tensors(2, 3, 6, 6, lambda **_: (), torch.float32))

@@ -18,12 +18,13 @@ from ...integers import polynomial
 from ...reference import reference
 from ...spec import BATCH, COLUMN, HEAD, ROW, AttentionSpec, Normaliser, TensorSpec
 from ..arguments import ASSUMPTIONS, Arguments, Assumption, check_arguments
+from ..constants import CONSTANT
 from ..location import refuse
 from ..recognise import Recognised
 from ..selfcheck import MOST_SCORES, SIZES, TOLERANCE, run_function, sample
 from ..torch_function import ELEMENT, HeadNames, as_float, captured_tensors, identifier, requirements, traced
 from .composite import Composite, Core, Made, names_in
-from .products import GROUP, Products, by_query_head
+from .products import GROUP, Products, by_query_head, deep_loads
 from .read import CoreReader, Reader
 from .results import layout_of
 
@@ -85,12 +86,24 @@ class _Lifting:
         if not reader.cores:
             raise refuse("no sum over keys of a softmax (or of other weights of q . k) times v was found", t.last)
         cores = tuple(self._core(core, found, captured) for core, found in reader.cores)
+        for e in (result, *(made.element for core in cores for made in core.inputs)):
+            self._refuse_constants(e)
         spec = cores[0].spec
         arguments = (*_plain_tensors(spec.dtype, q.shape[3], v.shape[3]), *captured)
         return Composite(
             self.name, arguments, cores, result, tuple(str(e.attr) for e in index), layout,
             requirements(t, self.fakes, self.rename), t.reductions, t.ranges,
         )  # fmt: skip
+
+    def _refuse_constants(self, e: Expr) -> None:
+        """Tensors of the surrounding Python code are arguments; see `kernels/function_kernel.py`."""
+        for node in deep_loads(self.tracer, e):
+            if str(node.attr).startswith(CONSTANT):
+                raise refuse(
+                    "a tensor of the surrounding Python code is used whose elements differ",
+                    self.tracer.origins.get(node, self.tracer.last),
+                    "pass it to the function as a further argument",
+                )
 
     def _core(self, reader: CoreReader, found: Recognised, captured: tuple[TensorSpec, ...]) -> Core:
         product, value, t = reader.product, reader.value, self.tracer
