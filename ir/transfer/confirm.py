@@ -21,7 +21,7 @@ from ..program import Grid, Program
 from ..reference import reference
 from ..spec import AttentionSpec, TensorSpec
 from .recognise import Recognised
-from .recognition.arguments import gather, scatter
+from .recognition.arguments import gather, lengths_held, scatter
 
 __all__ = ["confirm"]
 
@@ -90,7 +90,7 @@ def _draw(program: Program, found: Recognised, random: np.random.Generator) -> B
     lengths = [(sizes["M"], sizes["N"])] * batch
     if places.layout != "dense":
         lengths = [(sizes["M"] if places.layout == "paged" else 11 * b + 3, 13 * b + 5) for b in range(batch)]
-    if places.is_indirect:
+    if places.is_indirect or (places.layout == "ragged" and _are_rows_held(program, found)):
         lengths = _held(program, found, tensors, lengths, random)
     elif places.layout == "ragged" and _is_one_length(program, found):
         lengths = [(rows, rows) for rows, _ in lengths]
@@ -103,11 +103,10 @@ def _held(
 ) -> list[tuple[int, int]]:  # fmt: skip
     """Lengths of sequences that tensors hold: what `rows` and `columns` make of numbers drawn for them."""
     places, table = found.places, found.places.table
-    assert table is not None
-    known = {str(node.attr) for node in loads(table)} | {places.q, places.k, places.v}
-    known |= {"cu_q", "" if places.start is None else str(places.start.attr)}
+    known = {"cu_q", "" if places.start is None else str(places.start.attr)}
+    known |= set() if table is None else {str(node.attr) for node in loads(table)}
     held = [p.name for p in program.params if not p.is_output and len(p.dims) == 1 and p.dtype.kind is Kind.INT]
-    held = [name for name in held if name not in known]
+    held = [name for name in (held if table is not None else lengths_held(program)) if name not in known]
     drawn: list[tuple[int, int]] = []
     for b, (rows, columns) in enumerate(lengths):
         for _ in range(TRIES):
@@ -119,6 +118,12 @@ def _held(
             tensors.setdefault(name, np.zeros(len(lengths), np.int64))[b] = value
         drawn.append(pair)
     return drawn
+
+
+def _are_rows_held(program: Program, found: Recognised) -> bool:
+    """Whether tensors of lengths say how many rows a sequence has."""
+    region = next((r for r in found.reference.regions if r.name == "rows"), None)
+    return region is not None and any(node.attr in lengths_held(program) for node in loads(region.body))
 
 
 def _length(found: Recognised, name: str, b: int, values: Mapping[str, int], otherwise: int) -> int:

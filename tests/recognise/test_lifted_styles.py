@@ -21,6 +21,8 @@ STYLES = Path(__file__).parents[1] / "lift_triton" / "styles"
 COMPUTED = {  # score, mask, sink, layout
     "token_table": ("s * 0.17677669529663687", "j <= cached[b] + i", None, "ragged"),
     "token_rows": ("s * 0.17677669529663687", "True", None, "paged"),
+    "two_products": ("s * 0.125", "j <= cached[b] + i", None, "ragged"),
+    "sink_window": ("s * 0.125", "(M + j <= N + i) & (N + i < M + j + 50)", "sinks[h]", "dense"),
     "whole_pages": ("s * 0.17677669529663687", "True", None, "paged"),
     "parts_by_length": ("s * 0.17677669529663687", "True", None, "paged"),
     "turns_window": (
@@ -69,6 +71,19 @@ def test_one_row_at_a_time_becomes_tiles() -> None:
     assert "one row at a time becomes tiles of 16 rows" in found.notes
     assert "k_tile = load(k[places[start[b] + index(n)], g, :])" in str(found.reference)
     assert "s = gemm(q_tile, k_tile)" in str(found.reference)
+
+
+def test_two_products_are_one_of_heads_side_by_side() -> None:
+    found = recognise(lifted("two_products"))
+    assert (found.spec.head_dim, found.spec.value_dim) == (48, 32)
+    assert str(found.reference).count("gemm(q_tile, k_tile)") == 1
+    assert any("are the last 16 features of q and k" in note for note in found.notes)
+
+
+def test_tiles_that_begin_at_any_row_are_tiles_of_the_mask() -> None:
+    raw, found = str(lifted("sink_window")), recognise(lifted("sink_window"))
+    assert "max(m * 64 + N - M - 49, 0) + index(n)" in raw
+    assert "for n in tiles(N, 32, where=keep(b, h, m, n)" in str(found.reference)
 
 
 def test_parts_are_as_many_as_the_longest_sequence_has() -> None:

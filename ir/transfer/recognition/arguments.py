@@ -130,7 +130,7 @@ def _table(param: Param, program: Program, found: Recognised, lengths: Lengths) 
         return np.array([[_page(b, page, pages) for page in range(pages)] for b in range(len(columns))])
     if found.places.layout == "paged":
         return np.array(columns)
-    held = _lengths_held(program)
+    held = lengths_held(program)
     if param.name in held:
         return np.array(columns)
     start = found.places.start
@@ -163,7 +163,7 @@ def _indirect(param: Param, found: Recognised, counts: tuple[Sequence[int], Sequ
     return starts[:-1] if places.sizes.get(str(param.dims[0]), param.dims[0]) == "B" else starts
 
 
-def _lengths_held(program: Program) -> dict[str, tuple[str | int, ...]]:
+def lengths_held(program: Program) -> dict[str, tuple[str | int, ...]]:
     """Tensors of a packed program that hold lengths, with their dimensions: no place in memory is computed from them,
     and no difference of neighbours."""
     read = [node for s in statements(program.body) for e in expressions(s) for node in loads(e)]

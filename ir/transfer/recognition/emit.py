@@ -260,7 +260,8 @@ class Emitter(Naming):
         if isinstance(s, If):
             return (If(self.expr(s.condition), self.body(s.body, path)),)
         if isinstance(s, RangeLoop):
-            return (RangeLoop(self.name(s.name), self.expr(s.start), self.expr(s.stop), self.body(s.body, path)),)
+            start, stop = self.expr(s.start), self.expr(s.stop)
+            return (RangeLoop(self.name(s.name), start, stop, self.body(s.body, path), s.stages),)
         if isinstance(s, (Fill, Gemm, Reduce)):
             return ()
         raise self.understood.walker.refuse(path, f"{type(s).__name__} has no place in a canonical program yet")
@@ -389,7 +390,7 @@ class Emitter(Naming):
         count, most = self._keys()
         row = "m" if self.places.row.op is Op.INDEX else self.i
         info = next(w.leaf.loop for w in (*self.understood.values, *self.understood.sums) if w.leaf.loop.path == path)
-        stages = s.stages if isinstance(s, TileLoop) else 1
+        stages = s.stages if isinstance(s, (TileLoop, RangeLoop)) else 1
         order = "descending" if info.is_descending else "ascending"
         kept = None if part == "full" else self._kept(self.i, "j") & (var("j") < count)
         body = (Let("j", index("n")), *self._keyed(s.body, path, kept))  # type: ignore[union-attr]

@@ -61,7 +61,7 @@ def _carried(body: tuple[Statement, ...]) -> list[str]:
 
 
 def _tile_loop(walker: Walker, s: TileLoop, path: Path, scope: Scope) -> LoopInfo:
-    binding = walker.bind(s.name, s.tiles, None, scope)
+    binding = walker.bind(s.name, s.tiles, None, scope, shift=walker.shift(s.body, s.name, scope, path))
     element = index(binding.axis)
     domain = None
     if s.where is not None:
@@ -69,7 +69,8 @@ def _tile_loop(walker: Walker, s: TileLoop, path: Path, scope: Scope) -> LoopInf
         names = {s.name, *scope.tiles}
         args = tuple(index(str(a.attr)) if a.op is Op.VAR and a.attr in names else a for a in s.where.args)
         domain = walker.value(call(region.name, args, Kind.BOOL), scope, path)
-    return LoopInfo(path, element, binding.tiles, const(True), s.order == "descending", domain, s.part)
+    visit = const(True) if binding.shift is const(0) else binding.shift <= element
+    return LoopInfo(path, element, binding.tiles, visit, s.order == "descending", domain, s.part)
 
 
 def _range_loop(walker: Walker, s: RangeLoop, path: Path, scope: Scope) -> LoopInfo:
@@ -109,9 +110,11 @@ def _numbered(
 
     offset = expression(number_of)
     element = index(binding.axis)
-    tile = apply(Op.FLOORDIV, element, binding.tiles.tile)
+    tile = apply(Op.FLOORDIV, binding.index, binding.tiles.tile)
     at = tile - offset if slope == 1 else offset - tile
     visit = (ends[0] <= at) & (at < ends[1])
+    if binding.shift is not const(0):
+        visit = visit & (binding.shift <= element)
     return LoopInfo(path, element, binding.tiles, visit, slope == -1), at
 
 

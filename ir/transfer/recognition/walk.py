@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from ...dtypes import Kind
 from ...edit import inlined
 from ...errors import ScheduleError
-from ...expr import Expr, Op, apply, call, free_vars, index, load, select, transform, var, walk
+from ...expr import Expr, Op, apply, call, const, free_vars, index, load, loads, select, transform, var, walk
+from ...integers import expression, polynomial
 from ...printer import Path
 from ...program import (
     All,
     Alloc,
+    Block,
     Commit,
     Fill,
     Gemm,
@@ -42,15 +44,25 @@ from .buffers import read, tidy
 from .forms import Form, Forms
 
 MOST_NODES = 20_000
+ZERO = const(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A tile variable as bound at one place: the name of its indices in expressions, its tiles, the tile's number."""
+    """A tile variable as bound at one place: the name of its indices in expressions, its tiles, the tile's number.
+
+    shift: what every index of memory adds to it; the name stands for the sum, `tiles` is of so many more.
+    """
 
     axis: str
     tiles: Tiles
     number: Expr
+    shift: Expr = ZERO
+
+    @property
+    def index(self) -> Expr:
+        """The variable's own indices."""
+        return index(self.axis) if self.shift is const(0) else index(self.axis) - self.shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +166,10 @@ class Walker:
         elif isinstance(s, Reduce):
             self.reduce(s, path, scope)
         elif isinstance(s, TileAt):
-            bound = self.bind(s.name, s.tiles, self.value(s.number, scope, path), scope)
+            number = self.value(s.number, scope, path)
+            is_counted = any("@" in name for name in free_vars(number))
+            shift = self.shift(self.beside(path), s.name, scope, path) if is_counted else ZERO
+            bound = self.bind(s.name, s.tiles, number, scope, shift=shift)
             scope.coords += (index(bound.axis),)
         elif isinstance(s, Store):
             self.store(s, path, scope)
@@ -183,19 +198,36 @@ class Walker:
                 self.facts.append(var(name) < self.ranges[name])
         self.body(s.body, path, inner)
 
-    def bind(self, name: str, tiles: Tiles, number: Expr | None, scope: Scope, axis: str | None = None) -> Binding:
+    def beside(self, path: Path) -> tuple[Statement, ...]:
+        """The statements of the block that a statement is in."""
+        body: tuple[Statement, ...] = self.program.body
+        for position in path[:-1]:
+            inner = body[position]
+            body = inner.body if isinstance(inner, Block) else ()
+        return body
+
+    def shift(self, body: tuple[Statement, ...], name: str, scope: Scope, path: Path) -> Expr:
+        """What all indices of memory in a body add to a tile variable, where that is the same for all its tiles."""
+        rest = added_to(body, name)
+        found = const(0) if rest is const(0) else self.value(rest, scope, path)
+        return const(0) if loads(found) or any("@" in free for free in free_vars(found)) else found
+
+    def bind(
+        self, name: str, tiles: Tiles, number: Expr | None, scope: Scope, axis: str | None = None,
+        *, shift: Expr = ZERO,
+    ) -> Binding:  # fmt: skip
         """Bind a tile variable; its indices get a name of their own."""
         if axis is None:
             self._bindings += 1
             axis = f"{name}@{self._bindings}"
         most = tiles.most
-        tiles = Tiles(self.value(tiles.extent, scope, ()), tiles.tile, most)
+        tiles = Tiles(tidy(self.value(tiles.extent, scope, ()) + shift, self), tiles.tile, most)
         plain = apply(Op.FLOORDIV, index(axis), tiles.tile)
         number = plain if number is None else number
-        binding = Binding(axis, tiles, number)
+        binding = Binding(axis, tiles, number, shift)
         if most is not None:
             self.facts.append(tiles.extent <= most)
-        if number is not plain and not any("@" in name for name in free_vars(number)):
+        if shift is const(0) and number is not plain and not any("@" in name for name in free_vars(number)):
             self.facts += [number * tiles.tile <= index(axis), index(axis) <= number * tiles.tile + (tiles.tile - 1)]
         scope.tiles[name] = binding
         scope.env[name] = number
@@ -232,7 +264,7 @@ class Walker:
             if node.op is Op.VAR:
                 return scope.env.get(str(node.attr))
             if node.op is Op.INDEX:
-                return index(scope.tiles[str(node.attr)].axis) if str(node.attr) in scope.tiles else None
+                return scope.tiles[str(node.attr)].index if str(node.attr) in scope.tiles else None
             if node.op is Op.LOAD:
                 return self._element(str(node.attr), node.args, node.kind, path)
             return None
@@ -247,7 +279,7 @@ class Walker:
         found = []
         for dim, item in zip(self.shapes.dims(ref.name), ref.indices, strict=True):
             if isinstance(item, TileAxis):
-                found.append(index(scope.tiles[item.name].axis))
+                found.append(scope.tiles[item.name].index)
             elif isinstance(item, All):
                 found.append(index(dim))
             else:
@@ -333,3 +365,15 @@ def depends(e: Expr, axis: str) -> bool:
     if e.op is Op.CALL and str(e.attr) in (f"@sum:{axis}", f"@max:{axis}"):
         return False
     return any(depends(arg, axis) for arg in e.args)
+
+
+def added_to(body: tuple[Statement, ...], name: str) -> Expr:
+    """What all indices of memory in a body add to a tile variable: tiles that begin at any row."""
+    items = [i for s in body if isinstance(s, Load) for i in s.source.indices]
+    direct = any(isinstance(i, TileAxis) and i.name == name for i in items)
+    own = [polynomial(i) for i in items if isinstance(i, Expr) and index(name) in set(walk(i))]
+    rests = [{m: c for m, c in one.items() if m != (index(name),)} for one in own if one.get((index(name),)) == 1]
+    if direct or not own or len(rests) != len(own) or any(rest != rests[0] for rest in rests) or not rests[0]:
+        return const(0)
+    shift = expression(rests[0])
+    return const(0) if any(node is index(name) or node is var(name) for node in walk(shift)) else shift
