@@ -20,16 +20,18 @@ RUNS = 1000
 THREADS = (1, 2, 3, 4)
 PLACES = 4  # of a batch
 PADDINGS = (1, 100, 333)  # positions behind a sequence
+WIDTH = 160  # of a window
+START, DOCUMENT = 150, 400  # of the second document, and the length of those after the first
 KINDS = ("runs", "threads", "places", "paddings")
 
 
-def _padded(*, leaves_out_rows: bool) -> Callable[..., Tensor]:
-    """Causal attention to the first `length` keys, of all rows or of as many."""
+def _padded(leaves_out: Callable[[Tensor, Tensor], Tensor], *, leaves_out_rows: bool) -> Callable[..., Tensor]:
+    """Causal attention without some pairs (i, j) to the first `length` keys, of all rows or of as many."""
 
     def spec(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
         i = torch.arange(q.shape[2], device=q.device)[:, None]
         j = torch.arange(k.shape[2], device=q.device)
-        out = (j > i) | ((i if leaves_out_rows else j) >= length)
+        out = (j > i) | leaves_out(i, j) | ((i if leaves_out_rows else j) >= length)
         scores: Tensor = q @ k.mT * q.shape[-1] ** -0.5
         return scores.masked_fill(out, float("-inf")).softmax(-1) @ v
 
@@ -41,10 +43,18 @@ def _whole(heads: int, length: int, device: torch.device) -> Captured:
     return (torch.tensor(length, device=device),)
 
 
-PADDED = tuple(
-    Variant(name, _padded(leaves_out_rows=is_rows), causal_pairs, captured=_whole, is_flex=False)
-    for name, is_rows in (("padded-keys", False), ("padded-rows", True))
-)
+# By the end of their names. Rows have masked tiles of keys before whole ones under the last two.
+LEFT_OUT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "": lambda i, j: j > i,
+    "-window": lambda i, j: i - j >= WIDTH,
+    "-documents": lambda i, j: (i + DOCUMENT - START) // DOCUMENT != (j + DOCUMENT - START) // DOCUMENT,
+}
+SPECS = {
+    f"padded-{what}{name}": _padded(leaves_out, leaves_out_rows=what == "rows")
+    for name, leaves_out in LEFT_OUT.items()
+    for what in ("keys", "rows")
+}
+PADDED = tuple(Variant(name, spec, causal_pairs, captured=_whole, is_flex=False) for name, spec in SPECS.items())
 
 
 @dataclass(frozen=True, slots=True)

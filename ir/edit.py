@@ -181,14 +181,21 @@ def _with_arguments(domain: Expr | None, rewrite: Callable[[Expr], Expr]) -> Exp
 
 
 def definitions(program: Program) -> dict[str, Expr]:
-    """What a name stands for, of names that only assignments of one and the same expression bind."""
+    """What a name stands for, of names that only assignments of one and the same expression bind, which does not read
+    the name itself."""
     bound: dict[str, set[Expr | None]] = {}
     for statement in statements(program.body):
         name = name_bound(statement)
         if name is not None:
             bound.setdefault(name, set()).add(statement.value if isinstance(statement, Let) else None)
     single = {name: next(iter(values)) for name, values in bound.items() if len(values) == 1}
-    return {name: value for name, value in single.items() if value is not None}
+    known = {name: value for name, value in single.items() if value is not None}
+    settled: dict[str, Expr] = {}
+    while True:
+        ready = {name: value for name, value in known.items() if free_vars(value) & known.keys() <= settled.keys()}
+        if len(ready) == len(settled):
+            return settled
+        settled = ready
 
 
 def resolved(expr: Expr, known: Mapping[str, Expr]) -> Expr:

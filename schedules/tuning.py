@@ -77,7 +77,8 @@ def choose(spec: AttentionSpec, target: str, arch: str, form: str = DENSE) -> Or
     if target == "cpu":
         is_amx = arch == "amx" and spec.dtype is DType.BF16
         rows, columns = next(tiles for limit, tiles in (AMX_TILES if is_amx else CPU_TILES) if width <= limit)
-        return Orchestration((("m", rows), ("n", columns)), stages=2 if is_amx else 1, is_packed=True)
+        tiles = ("m", rows), ("n", columns)
+        return Orchestration(tiles, stages=2 if is_amx else 1, is_packed=True, is_joined=True)
     tables = GPU_TILES
     if arch in MMA_SYNC:
         tables = RAGGED_MMA_SYNC_TILES if form == RAGGED else MMA_SYNC_TILES

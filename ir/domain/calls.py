@@ -33,7 +33,7 @@ def question_of(loop: TileLoop, program: Program) -> Question | None:
     """
     if loop.where is None:
         return None
-    tiles = _tile_variables(program)
+    tiles = tile_variables(program)
     region = program.region(str(loop.where.attr))
     known = definitions(program)
     plain = {p.name: str(a.attr) for p, a in zip(region.params, loop.where.args, strict=True) if _is_tile(a, tiles)}
@@ -48,7 +48,8 @@ def question_of(loop: TileLoop, program: Program) -> Question | None:
     return Question(predicate, row, names[row] if row else "row", names[loop.name])
 
 
-def _tile_variables(program: Program) -> set[str]:
+def tile_variables(program: Program) -> set[str]:
+    """Names that stand for tiles of a dimension."""
     found: set[str] = set()
     for s in statements(program.body):
         if isinstance(s, (TileLoop, TileAt)):

@@ -9,22 +9,26 @@ from ..spec import AttentionSpec
 from .packing import pack_operands
 from .recognise import Recognised, is_reference, recognise
 from .rules import transfer as transfer_semantics
-from .tiling import retile, set_launch
+from .tiling import join_parts, retile, set_launch
 
 __all__ = [
-    "Orchestration", "Recognised", "pack_operands", "recognise", "retile", "set_launch", "transfer",
+    "Orchestration", "Recognised", "join_parts", "pack_operands", "recognise", "retile", "set_launch", "transfer",
     "transfer_semantics",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Orchestration:
-    """What transfer changes of HOW: tiles (by tile variable), warps of a block, pipeline stages, packed operands."""
+    """What transfer changes of HOW: tiles (by tile variable), warps of a block, pipeline stages, packed operands.
+
+    is_joined: a mask's whole and masked tiles are visited in one order, for targets that tell them apart themselves.
+    """
 
     tiles: tuple[tuple[str, int], ...] = ()
     warps: int | None = None
     stages: int = 1
     is_packed: bool = False
+    is_joined: bool = False
 
 
 def transfer(reference: Program, spec: AttentionSpec, how: Orchestration | None = None) -> Program:
@@ -38,6 +42,7 @@ def transfer(reference: Program, spec: AttentionSpec, how: Orchestration | None 
     program = transfer_semantics(reference, spec)
     if how is None:
         return program
+    program = join_parts(program) if how.is_joined else program
     program = retile(program, dict(how.tiles))
     program = set_launch(program, how.warps, how.stages)
     return pack_operands(program) if how.is_packed else program

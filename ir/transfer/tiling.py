@@ -1,13 +1,16 @@
-"""Passes that change how a program runs, not what it computes: tile sizes, warps, stages."""
+"""Passes that change how a program runs, not what it computes: tile sizes, warps, stages, the order of tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..edit import edit_program
+from ..algebra import simplify
+from ..domain import known_in_whole_tiles
+from ..edit import edit_body, edit_program, map_expressions
 from ..errors import ScheduleError
-from ..program import Grid, Program, Statement, TileAt, TileLoop, Tiles
+from ..expr import const, transform
+from ..program import Block, Grid, Program, Statement, TileAt, TileLoop, Tiles
 from ..shapes import infer
 
 
@@ -49,3 +52,50 @@ def set_launch(program: Program, warps: int | None, stages: int) -> Program:
         return replace(statement, stages=stages) if isinstance(statement, TileLoop) else statement
 
     return edit_program(program, edit)
+
+
+def join_parts(program: Program) -> Program:
+    """Visit whole and masked tiles in one order, so that which of them are whole does not decide the order of sums.
+
+    rewrite:
+        for n in tiles(N, 64, where=keep(b, h, m, n), part="full"):
+            x = score(s, b, h, i, j)
+        for n in tiles(N, 64, where=keep(b, h, m, n), part="partial"):              ->
+            x = where(keep(b, h, i, j) & (j < N), score(s, b, h, i, j), -inf)
+
+        for n in tiles(N, 64, where=keep(b, h, m, n)):
+            x = where(keep(b, h, i, j) & (j < N), score(s, b, h, i, j), -inf)
+    Targets that leave out what is known in whole tiles (`known_in_whole_tiles`) lose nothing by it.
+    needs: nothing; loops stay two that differ in more than their part and in what is known in whole tiles.
+    """
+
+    def edit(statement: Statement) -> Statement:
+        return replace(statement, body=_joined(statement.body, program)) if isinstance(statement, Block) else statement
+
+    return replace(program, body=_joined(edit_body(program.body, edit), program))
+
+
+def _joined(body: tuple[Statement, ...], program: Program) -> tuple[Statement, ...]:
+    out: list[Statement] = []
+    for statement in body:
+        both = _both(out[-1], statement, program) if out else None
+        out[-1 if both is not None else len(out) :] = [both or statement]
+    return tuple(out)
+
+
+def _both(one: Statement, other: Statement, program: Program) -> TileLoop | None:
+    """The loop over the tiles of two loops, or None."""
+    if not isinstance(one, TileLoop) or not isinstance(other, TileLoop):
+        return None
+    full, masked = (one, other) if one.part == "full" else (other, one)
+    if (full.part, masked.part) != ("full", "partial") or replace(full, body=(), part="partial") != replace(
+        masked, body=()
+    ):
+        return None
+    is_known = known_in_whole_tiles(masked, program)
+    assumed = map_expressions(
+        replace(program, body=masked.body), lambda e: transform(e, lambda c: const(True) if is_known(c) else None)
+    )
+    plain = replace(program, body=full.body)
+    is_same = map_expressions(assumed, simplify).body == map_expressions(plain, simplify).body
+    return replace(masked, part="any") if is_same else None

@@ -35,6 +35,7 @@ from .affine import block_number, is_scattered
 from .expressions import SCALAR, Lanes, Term, emit, identifier
 from .loops import LoopWriter, domain_of, is_run_time
 from .places import PlaceWriter
+from .prepare import asks_whole, whole_of
 from .products import Upcoming, product, upcoming
 from .reductions import reduce_add
 from .rows import Run, split_body
@@ -416,18 +417,27 @@ def _tile_loop(w: BodyWriter, s: TileLoop) -> None:
         _pipelined(w, s, loop)
     else:
         loop.each()
-        _tile_body(w, s, s.body)
+        _tile_body(w, s, loop, s.body)
         w.add("}")
     w.depth -= 1
     w.ragged, w.declared = before
     w.add("}")
 
 
-def _tile_body(w: BodyWriter, s: TileLoop, body: tuple[Statement, ...]) -> None:
+def _tile_body(w: BodyWriter, s: TileLoop, loop: LoopWriter, body: tuple[Statement, ...]) -> None:
     w.depth += 1
-    w.bind_tile(s.name)
+    _bind_visit(w, s, loop, body)
     w.body(body)
     w.depth -= 1
+
+
+def _bind_visit(w: BodyWriter, s: TileLoop, loop: LoopWriter, body: tuple[Statement, ...]) -> None:
+    """What `bind_tile` names, and whether the tile is whole where that is asked."""
+    w.bind_tile(s.name)
+    if asks_whole(s.name, body):
+        name = w.frame.names.fresh(f"{identifier(s.name)}_is_whole")
+        w.scalars[str(whole_of(s.name).attr)] = Term(name, Kind.BOOL)
+        loop.tell_whole(name, nested=2)
 
 
 def _pipelined(w: BodyWriter, s: TileLoop, loop: LoopWriter) -> None:
@@ -440,7 +450,7 @@ def _pipelined(w: BodyWriter, s: TileLoop, loop: LoopWriter) -> None:
     def ahead(tile: str) -> None:
         w.add(f"if ({exists.format(tile)}) {{")
         w.add(f"    const int {n} = {tile};")
-        _tile_body(w, s, head)
+        _tile_body(w, s, loop, head)
         w.add("}")
 
     w.add(f"int {at} = {first};")
@@ -448,7 +458,7 @@ def _pipelined(w: BodyWriter, s: TileLoop, loop: LoopWriter) -> None:
     w.add(f"while ({exists.format(at)}) {{")
     w.depth += 1
     w.add(f"const int {n} = {at}, {after} = {follower.format(n)};")
-    w.bind_tile(s.name)
+    _bind_visit(w, s, loop, s.body)
     w.body(middle)
     ahead(after)
     w.body(tail)

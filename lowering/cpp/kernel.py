@@ -29,7 +29,7 @@ from ...ir.spec import SIZES
 from .body import BodyWriter
 from .expressions import Lanes, Names, Term, emit, identifier
 from .loops import domain_of, is_run_time, summaries_of
-from .prepare import prepare
+from .prepare import asks_whole, prepare
 from .reductions import is_ordered, reduced, turn_dims, turns_of
 from .reuse import in_place
 from .rows import escaping
@@ -233,8 +233,7 @@ def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
     tiles = {n for n, kind in text.shapes.names.items() if kind.axes}
     buffers = frozenset(escaping(text.program, text.shapes) & tiles)
     extents = {name: _extent(text, name, cut) for name, cut in text.shapes.tiles.items()}
-    is_split = any(isinstance(s, TileLoop) and s.part == "full" for s in statements(grid.body))
-    frame = Frame(text.storage, buffers, extents, names, is_split)
+    frame = Frame(text.storage, buffers, extents, names, _has_whole_tiles(grid))
     writer = BodyWriter(text.program, frame, dict(text.scalars))
     for variable, extent in zip(grid.names, grid.extents, strict=True):
         writer.scalars[variable] = Term(identifier(variable), Kind.INT)
@@ -253,6 +252,12 @@ def _grid(text: KernelText, number: int, grid: Grid) -> GridText:
     writer.body(grid.body)
     return GridText(name, print_statement(grid).removesuffix(":"), [identifier(n) for n in grid.names],
                     writer.lines, _launch(text, name, grid))  # fmt: skip
+
+
+def _has_whole_tiles(grid: Grid) -> bool:
+    """Whether some loop leaves masks out in whole tiles, by a loop of their own or by asking tile by tile."""
+    loops = [s for s in statements(grid.body) if isinstance(s, TileLoop)]
+    return any(loop.part == "full" or asks_whole(loop.name, loop.body) for loop in loops)
 
 
 def _extent(text: KernelText, name: str, tiles: Tiles) -> str:

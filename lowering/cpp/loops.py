@@ -24,6 +24,11 @@ class Domain:
     row_name: str  # the predicate's names of row and column
     column_name: str
 
+    @property
+    def has_whole_tiles(self) -> bool:
+        """Whether some tile may be whole."""
+        return self.plan.full_lo is not self.plan.full_hi
+
 
 def domain_of(loop: TileLoop, program: Program, shapes: Shapes) -> Domain | None:
     """The plan of a loop with `where=`; None for a loop over everything."""
@@ -111,6 +116,16 @@ class LoopWriter:
         """C++ text of the number after the last tile."""
         return self._range()[1]
 
+    def tell_whole(self, name: str, nested: int) -> None:
+        """A truth value of that name: whether the current tile is whole."""
+        assert self.domain is not None
+        must = self._scalar(self.domain.plan.must_rest, nested)
+        self._add(f"const bool {name} = {self._is_whole(identifier(self.loop.name), must)};", nested)
+
+    def _is_whole(self, n: str, must: str) -> str:
+        inside = f"{n} >= full_lo && {n} < full_hi"
+        return inside if must == "true" else f"{inside} && ({must})"
+
     def _rises(self) -> bool:
         return self.loop.order != "descending"
 
@@ -132,9 +147,8 @@ class LoopWriter:
         if self.loop.part == "full":
             self._skip_unless(must, nested + 1)
             return
-        if self.loop.part == "partial" and plan.full_lo is not plan.full_hi:
-            inside = f"{n} >= full_lo && {n} < full_hi"
-            self._add(f"if ({inside}{'' if must == 'true' else f' && ({must})'}) continue;", nested + 1)
+        if self.loop.part == "partial" and self.domain.has_whole_tiles:
+            self._add(f"if ({self._is_whole(n, must)}) continue;", nested + 1)
         self._skip_unless(rest, nested + 1)
 
     def _box(self, domain: Domain, n: str) -> None:

@@ -1,21 +1,80 @@
-"""Passes that put a program into the form that C++ emission reads: calls inlined, index names and flags propagated."""
+"""Passes that put a program into the form that C++ emission reads: whole tiles told apart, calls inlined, index names
+and flags propagated."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ...ir.algebra import simplify
+from ...ir.domain import known_in_whole_tiles
 from ...ir.dtypes import Kind
-from ...ir.edit import edit_program, map_expressions, name_bound
-from ...ir.expr import Expr, Op, free_vars, substitute, transform, walk
-from ...ir.program import Let, Program, statements
+from ...ir.edit import edit_program, map_expressions, name_bound, names_read
+from ...ir.expr import Expr, Op, free_vars, substitute, transform, var, walk
+from ...ir.program import Let, Program, Statement, TileLoop, statements
+from ...ir.shapes import infer
+from .loops import domain_of
+
+WHOLE = "whole tile "
 
 
 def prepare(program: Program) -> Program:
-    """The pipeline: inline regions, propagate indices and truth values, simplify."""
-    for rewrite in (inline_calls, propagate_simple, simplify_expressions):
+    """The pipeline: tell whole tiles apart, inline regions, propagate indices and truth values, simplify."""
+    for rewrite in (tell_whole_tiles, inline_calls, propagate_simple, simplify_expressions):
         program = rewrite(program)
     return program
+
+
+def tell_whole_tiles(program: Program) -> Program:
+    """In loops over whole and masked tiles, let masks hold at once in the whole ones.
+
+    rewrite:
+        for n in tiles(N, 64, where=keep(b, h, m, n)):
+            x = where(keep(b, h, i, j) & (j < N), s, -inf)      ->  x = where(W | keep(b, h, i, j) & (j < N), s, -inf)
+    W is a truth value of the loop's tile, `whole_of("n")`, which the loop binds: sweeps are unswitched by it.
+    needs: nothing.
+    """
+    if not any(isinstance(s, TileLoop) and s.part == "any" for s in statements(program.body)):
+        return program
+    shapes = infer(program)
+
+    def edit(statement: Statement) -> Statement:
+        if not isinstance(statement, TileLoop) or statement.part != "any":
+            return statement
+        domain = domain_of(statement, program, shapes)
+        if domain is None or not domain.has_whole_tiles:
+            return statement
+        whole, is_known = whole_of(statement.name), known_in_whole_tiles(statement, program)
+        inner = replace(program, body=statement.body)
+        told = map_expressions(inner, lambda e: transform(e, lambda c: _told(c, whole, is_known)))
+        return replace(statement, body=told.body)
+
+    return edit_program(program, edit)
+
+
+def _told(condition: Expr, whole: Expr, is_known: Callable[[Expr], bool]) -> Expr | None:
+    """c -> whole | c where whole implies c, and whole | a & b for two such."""
+    if is_known(condition):
+        return whole | condition
+    if condition.op is Op.AND and all(arg.op is Op.OR and arg.args[0] is whole for arg in condition.args):
+        return whole | condition.args[0].args[1] & condition.args[1].args[1]
+    return None
+
+
+def whole_of(tile: str) -> Expr:
+    """Whether the loop over `tile` is in a whole tile; no text can have a name like this."""
+    return var(WHOLE + tile, Kind.BOOL)
+
+
+def asks_whole(tile: str, body: tuple[Statement, ...]) -> bool:
+    """Whether something in the body of the loop over `tile` reads `whole_of(tile)`."""
+    return any(str(whole_of(tile).attr) in names_read(s) for s in statements(body))
+
+
+def tile_of(condition: Expr) -> str | None:
+    """The tile variable of a `whole_of`; None for another condition."""
+    name = str(condition.attr) if condition.op is Op.VAR else ""
+    return name.removeprefix(WHOLE) if name.startswith(WHOLE) else None
 
 
 def inline_calls(program: Program) -> Program:

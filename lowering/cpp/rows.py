@@ -124,14 +124,15 @@ def unswitched(run: Run, shapes: Shapes) -> tuple[Expr, Run, Run] | None:
     rewrite:
         p = where(whole | (j <= i), exp2(x), 0)      ->      if whole: p = exp2(x)
                                                              else:     p = where(j <= i, exp2(x), 0)
-    needs: a condition that is `|` or `&` of a truth value and of something that varies.
+    needs: a condition that is `|` or `&` of a truth value and of something that varies; the outermost is taken, which
+    decides most.
     """
     values = [s.value for sweep in run.sweeps for s in sweep.statements if isinstance(s, Let)]
     conditions = [e for value in values for e in walk(value) if e.op in (Op.OR, Op.AND) and shapes.axes(e)]
     scalars = [arg for e in conditions for arg in e.args if arg.op is not Op.CONST and not shapes.axes(arg)]
     if not scalars:
         return None
-    return scalars[0], _where_known(run, scalars[0], True), _where_known(run, scalars[0], False)
+    return scalars[-1], _where_known(run, scalars[-1], True), _where_known(run, scalars[-1], False)
 
 
 def _where_known(run: Run, condition: Expr, holds: bool) -> Run:

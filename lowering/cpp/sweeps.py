@@ -11,6 +11,7 @@ from ...ir.program import Let, Reduce
 from ...ir.shapes import Shapes
 from .expressions import SCALAR, VECTOR, Lanes, Names, Term, as_float, emit, identifier, widen
 from .hoist import Hoisted, hoist
+from .prepare import tile_of
 from .rows import Run, Sweep, drop_unread, recompute_cheap, scale_after_maximum, unswitched
 from .storage import Storage
 
@@ -58,12 +59,13 @@ class RunWriter:
             return self._write(run)
         condition, where_true, where_false = cases
         test = emit(condition, Lanes(self.scalars), self.indent, self.lines, self.frame.names).text
-        before = self.scalars, dict(self.known)
+        before, tile = (self.scalars, self.known, self.ragged), tile_of(condition)
         self._add(f"if ({test}) {{")
+        self.known, self.ragged = dict(self.known), self.ragged - {tile}
         self._write(where_true)
         self._add("} else {")
-        self.scalars, self.known, self.rows = before[0], before[1], {}
-        self._write(where_false)
+        (self.scalars, self.known, self.ragged), self.rows = before, {}
+        self._write(where_false) if tile is None else self.write(where_false)
         self._add("}")
         return self.lines
 

@@ -16,6 +16,7 @@ from tilewright.ir.errors import UnsupportedSpec
 from tilewright.ir.expr import Expr, Op, apply, cast, load
 from tilewright.ir.spec import COLUMN, ROW, AttentionSpec, S, TensorSpec
 from tilewright.kernels.gradients import gradients as module
+from tilewright.lowering.toolchain import supported_isas
 
 from .conftest import causal_eager, causal_spec, qkv
 
@@ -191,18 +192,37 @@ def test_bits_do_not_depend_on_padding(kernel: tw.Kernel) -> None:
     assert_same_bits([gradient[:, :, :200] for gradient in bits_of(kernel, more, longer)], wanted)
 
 
-def leaving_out_rows(score: Expr) -> AttentionSpec:
-    """Causal attention of the first `length` rows only."""
-    inside = apply(Op.LT, ROW, load("length", (), Kind.INT))
-    keep = apply(Op.AND, apply(Op.LE, COLUMN, ROW), inside)
+def within(length: Expr, place: Expr, keep: Expr) -> Expr:
+    return apply(Op.AND, keep, apply(Op.LT, place, length))
+
+
+CAUSAL = apply(Op.LE, COLUMN, ROW)
+PATTERNS = {  # of 330 rows the last tile has masked, whole and masked tiles of keys, in this order
+    "causal": CAUSAL,
+    "window": apply(Op.AND, CAUSAL, apply(Op.LT, ROW - COLUMN, 160)),
+    "documents": apply(Op.AND, CAUSAL, apply(Op.EQ, (ROW + 250) // 400, (COLUMN + 250) // 400)),
+}
+SCORES = {"scaled": S * 0.25, "plain": S, "alibi": S * 0.25 + 0.125 * cast(COLUMN - ROW, DType.F32)}
+
+
+def padded(pattern: str, score: str, place: Expr, dtype: DType = DType.F32) -> AttentionSpec:
+    """Attention of the first `length` rows only, or to the first `length` keys, as `place` says."""
+    keep = within(load("length", (), Kind.INT), place, PATTERNS[pattern])
     length = TensorSpec("length", DType.I32, ())
-    return AttentionSpec("rows", DType.F32, 16, 16, captured=(length,), score=score, keep=keep)
+    return AttentionSpec("padded", dtype, 16, 16, captured=(length,), score=SCORES[score], keep=keep)
 
 
-@pytest.mark.parametrize("score", [S * 0.25, S, S * 0.25 + 0.125 * cast(COLUMN - ROW, DType.F32)], ids=["scaled", "plain", "alibi"])
-def test_bits_do_not_depend_on_rows_that_the_mask_leaves_out(score: Expr) -> None:
-    """330 rows do not fill their last tile, so that its tiles of keys are whole, but masked with padding behind them."""
-    kernel = tw.compile(leaving_out_rows(score), backward=True, deterministic=True, verify=False)
+@pytest.mark.parametrize(
+    ("pattern", "score", "place"),
+    [
+        *(("causal", score, ROW) for score in SCORES),
+        *((pattern, "scaled", place) for pattern in ("window", "documents") for place in (ROW, COLUMN)),
+    ],
+    ids=lambda x: {ROW: "rows", COLUMN: "keys"}.get(x, x),
+)
+def test_bits_do_not_depend_on_what_the_mask_leaves_out(pattern: str, score: str, place: Expr) -> None:
+    """330 rows do not fill their last tile, so that tiles of keys are whole, but masked with padding behind them."""
+    kernel = tw.compile(padded(pattern, score, place), backward=True, deterministic=True, verify=False)
     longest = leaves(1, 1, 430, 430, group=1)
     d_o = torch.randn(longest[0].shape)
     d_o[:, :, 330:] = 0
@@ -216,6 +236,16 @@ def test_bits_do_not_depend_on_rows_that_the_mask_leaves_out(score: Expr) -> Non
     for size in (331, 430):
         for name, found, wanted in zip(("o", "dq", "dk", "dv"), bits(size), bits(330), strict=True):
             assert torch.equal(found, wanted), name
+
+
+@pytest.mark.parametrize("isa", supported_isas())
+def test_forward_bits_of_a_padded_window_on_every_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_ISA", isa)
+    kernel = tw.compile(padded("window", "scaled", ROW, DType.BF16), verify=False)
+    length = torch.tensor(330, dtype=torch.int32)
+    longest = [tensor.bfloat16() for tensor in qkv(1, 1, 430, 430, group=1)]
+    wanted = kernel(*(tensor[:, :, :330] for tensor in longest), length)
+    assert torch.equal(kernel(*longest, length)[:, :, :330], wanted)
 
 
 def test_torch_asks_for_the_same_bits() -> None:
