@@ -142,3 +142,33 @@ def differential(q, k, v, factor):
     q1, q2 = q.chunk(2, -1)
     k1, k2 = k.chunk(2, -1)
     return ((q1 @ k1.mT).softmax(-1) - factor * (q2 @ k2.mT).softmax(-1)) @ v
+
+
+# Python loops
+
+
+@around()
+def heads_one_by_one(q, k, v):
+    outs = []
+    for h in range(q.shape[1]):
+        distance = (torch.arange(q.shape[2])[:, None] - torch.arange(k.shape[2])).abs()
+        s = torch.bmm(q[:, h], k[:, h].mT) - 2.0 ** -(h + 1) * distance
+        outs.append(torch.bmm(s.softmax(-1), v[:, h]))
+    return torch.stack(outs, dim=1)
+
+
+@around()
+def heads_side_by_side(q, k, v):
+    outs = [(q[:, h] @ k[:, h].mT * 0.3).softmax(-1) @ v[:, h] for h in range(q.shape[1])]
+    return torch.cat(outs, dim=-1)
+
+
+@around()
+def batches_one_by_one(q, k, v):
+    return torch.stack([(q[b] @ k[b].mT * 0.3).softmax(-1) @ v[b] for b in range(q.shape[0])])
+
+
+@around(lambda D, **_: (torch.randn(3, 2, D), torch.randn(3, 2, D)))
+def learned_keys_in_front(q, k, v, more_keys, more_values):
+    k, v = (torch.cat((x.expand(q.shape[0], -1, -1, -1), y), 2) for x, y in ((more_keys, k), (more_values, v)))
+    return (q @ k.mT * 0.3).softmax(-1) @ v

@@ -31,12 +31,15 @@ def test_read_as_kernels_with_steps_around(name):
     function, captured = AROUND[name]
     example = tensors(2, 3, 6, 6, captured, torch.float32)
     composite = lift_around(function, example)
+    done = 0
     for sizes in SIZES:
         args = tensors(*sizes, captured)
         if not composite.fits([x.float() if x.is_floating_point() else x for x in args]):
             continue
         got = composite(args, lambda n, inputs: exact(composite.cores[n].spec, inputs), torch.float64)
         torch.testing.assert_close(got, function(*args), rtol=1e-6, atol=1e-6)
+        done += 1
+    assert done
 
 
 @pytest.mark.parametrize("name", ["rotated", "merged_heads", "forgetting"])
@@ -104,3 +107,10 @@ def test_tensors_of_the_surroundings_are_no_constants_of_the_steps():
 
     with pytest.raises(UnsupportedSpec, match="surrounding Python code"):
         lift_around(scaled, tensors(2, 3, 6, 6, lambda **_: (), torch.float32))
+
+
+@pytest.mark.parametrize("name", ["heads_one_by_one", "heads_side_by_side", "batches_one_by_one"])
+def test_a_loop_is_one_kernel_of_the_arguments_as_they_are(name):
+    function, captured = AROUND[name]
+    (core,) = lift_around(function, tensors(2, 3, 6, 6, captured, torch.float32)).cores
+    assert [made.given for made in core.inputs] == ["q", "k", "v"]

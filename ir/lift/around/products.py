@@ -91,12 +91,23 @@ class Products:
         columns = t.ranges[column]
         names = {str(bound.attr): depth, column: COLUMN}
         left, right = renamed(t, left, names), by_key_head(renamed(t, right, names), self.group)
-        product = self.found.get((left, right))
-        if product is None:
-            name = f"{SCORES}{len(self.found)}"
-            product = self.found[left, right] = Product(name, left, right, depth, size, columns)
+        product = self.found.get((left, right)) or self._new(left, right, depth, size, columns)
+        return self.read(t, product, var(column))
+
+    def read(self, t: Tracer, product: Product, column: Expr) -> Expr:
+        """The scores of a product at a column."""
         head = t.simplified(apply(Op.FLOORDIV, HEAD, const(self.group)))
-        return load(product.name, (BATCH, HEAD, ROW, BATCH, head, var(column)), Kind.FLOAT)
+        return load(product.name, (BATCH, HEAD, ROW, BATCH, head, column), Kind.FLOAT)
+
+    def _new(self, left: Expr, right: Expr, depth: Expr, size: int, columns: Expr) -> Product:
+        product = Product(f"{SCORES}{len(self.found)}", left, right, depth, size, columns)
+        self.found[left, right] = product
+        return product
+
+    def add(self, left: Expr, right: Expr, like: Product) -> Product:
+        """A product of other factors over the same depth and columns."""
+        right = by_key_head(right, self.group)
+        return self.found.get((left, right)) or self._new(left, right, like.depth, like.size, like.columns)
 
 
 def indices(t: Tracer, e: Expr) -> frozenset[str]:

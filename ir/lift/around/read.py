@@ -13,6 +13,7 @@ from ..factor import Factors, factors
 from ..recognise import Recognised, Recogniser, rewrite_zeros
 from ..reduce import SCORES
 from ..weights import plain
+from .loops import without_loop
 from .products import Product, by_key_head, deep_loads, renamed
 
 if TYPE_CHECKING:
@@ -138,11 +139,16 @@ class Reader:
         self.dims = dims  # sizes of the arguments
         self.where = tracer.last
         assert tracer.products is not None
-        self.by_name = {product.name: product for product in tracer.products.found.values()}
+        self.products = tracer.products
         self.cores: list[tuple[CoreReader, Recognised]] = []
         self.names: dict[Expr, str] = {}
         self.refusal: UnsupportedSpec | None = None
         self.outputs: dict[Expr, Expr] = {}
+
+    @property
+    def by_name(self) -> dict[str, Product]:
+        """The products found so far."""
+        return {product.name: product for product in self.products.found.values()}
 
     def name_of(self, body: Expr) -> str:
         """A name for a tensor of such elements, the same for equal ones."""
@@ -153,7 +159,7 @@ class Reader:
 
     def read(self, e: Expr) -> Expr:
         """The result over the outputs of the attentions in it. Raises UnsupportedSpec."""
-        return self._read(rewrite_zeros(e))
+        return self._read(without_loop(self.t, rewrite_zeros(e)))
 
     def _read(self, e: Expr) -> Expr:
         if not self._attends(e):
