@@ -45,9 +45,9 @@ def compile(  # noqa: A001, PLR0913 - the name and the options are public contra
     on one). backward: the kernel may be differentiated, by q, k, v and floating captured tensors; the backward is
     compiled and verified at the first call with a tensor that requires grad. deterministic: gradients have the
     same bits in every run, for any number of threads and in any place of a batch (the forward always has);
-    torch.use_deterministic_algorithms(True) asks for that as well; "safe" (as True) or "greedy" names the planner's
-    mode. arch: the target's architecture (None: this
-    machine's). example: (q, k, v, *captured) to trace with at once; without it tracing waits for the first call.
+    torch.use_deterministic_algorithms(True) asks for that as well; "safe" (as True), "greedy" or "ascending" names
+    the order of sums (docs/determinism.md). arch: the target's architecture (None: this machine's).
+    example: (q, k, v, *captured) to trace with at once; without it tracing waits for the first call.
     verify: check each specialisation against the function in fp64.
 
     engine: what makes the program. "rules" rewrites an expert's program; "llm" asks the language models that

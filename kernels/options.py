@@ -19,7 +19,7 @@ NOT_YET = {
 }
 TARGETS = ("auto", "cpu", "triton")
 ENGINES = ("rules", "llm", "auto")
-PLANS = ("safe", "greedy")
+PLANS = ("safe", "greedy", "ascending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,9 @@ class Options:
     """target: auto, cpu or triton. arch: the target's, None for this machine's. verify: check when built.
 
     backward: calls may be differentiated. deterministic: gradients have the same bits in every run (the forward always
-    has); `torch.use_deterministic_algorithms(True)` asks for that as well. A string names the planner's mode: "safe"
-    runs on any number of workers, "greedy" is closer to the bound and gives way to "safe" where too few run at once.
+    has); `torch.use_deterministic_algorithms(True)` asks for that as well. A string is an order: the planner's "safe"
+    runs on any number of workers, "greedy" is closer to the bound and gives way to "safe" where too few run at once;
+    "ascending" adds by position, so that rows behind a sequence change nothing, and waits more on many workers.
 
     engine: rules, llm (language models write the program) or auto (llm for what the rules refuse). engine_settings: of
     llm and auto. reference: the expert's program to start from, with its own tiles; None: ours, with tiles that suit
@@ -52,7 +53,8 @@ class Options:
         if self.target not in TARGETS:
             raise UnsupportedSpec(f"target {self.target!r}: wanted one of {', '.join(TARGETS)}")
         if isinstance(self.deterministic, str) and self.deterministic not in PLANS:
-            raise UnsupportedSpec(f"deterministic={self.deterministic!r}: wanted True, False, {' or '.join(PLANS)}")
+            wanted = f"True, False, {', '.join(PLANS[:-1])} or {PLANS[-1]}"
+            raise UnsupportedSpec(f"deterministic={self.deterministic!r}: wanted {wanted}")
         if self.engine not in ENGINES:
             raise UnsupportedSpec(f"engine {self.engine!r}: wanted one of {', '.join(ENGINES)}")
         if self.engine != "rules" and self.engine_settings is None:
