@@ -28,7 +28,7 @@ from .plan import Output, Tensors
 from .references import with_free_names
 from .report import Report
 from .specialisers import FunctionSpecialiser, SpecSpecialiser, without_torch_log
-from .tracing import autocast, elsewhere, is_plain, unwrapped
+from .tracing import elsewhere, is_plain, unwrapped
 
 __all__ = ["FunctionKernel"]
 
@@ -81,11 +81,6 @@ class FunctionKernel(Kernel):
         return result
 
     def _eagerly(self, tensors: Tensors, return_lse: bool, out: torch.Tensor | None) -> Output:
-        device = tensors[0].device.type
-        if torch.is_autocast_enabled(device):
-            tensors = autocast(tensors)
-            with torch.autocast(device, enabled=False):
-                return self._eagerly(tensors, return_lse, out)
         found, given = self._chosen(tensors)
         if found is None:
             try:
@@ -103,7 +98,8 @@ class FunctionKernel(Kernel):
             assert isinstance(o, torch.Tensor)
             return o
 
-        result = found.composite(given, attend, torch.float32)
+        with torch.autocast(tensors[0].device.type, enabled=False):  # steps keep the type of what they are given
+            result = found.composite(given, attend, torch.float32)
         self._compiled = kernels[0].compiled
         return result if out is None else out.copy_(result)
 

@@ -79,6 +79,24 @@ def test_parameters_of_a_module_are_arguments():
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision(dtype):
+    """Steps are computed in float32 and rounded once, as the kernel's arguments are."""
+    given = [x.to(dtype) for x in (*tensors(), torch.randn(40, 16), torch.randn(40, 16), torch.randn(2, 2, 21, 16))]
+    o = tw.compile(rotated_and_gated, target="cpu", verify=False)(*given)
+    assert o.dtype == dtype
+    torch.testing.assert_close(o.double(), rotated_and_gated(*(x.double() for x in given)), rtol=0.05, atol=0.05)
+
+
+def test_autocast_and_compile(rotated):
+    """Under autocast steps keep the arguments' type; torch.compile breaks its graph and is right."""
+    given = (*tensors(), torch.randn(40, 16), torch.randn(40, 16), torch.randn(2, 2, 21, 16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert rotated(*given).dtype == torch.float32
+    doubled = torch.compile(lambda *x: rotated(*x) * 2, backend="eager")
+    torch.testing.assert_close(doubled(*given), rotated_and_gated(*given) * 2, rtol=1e-4, atol=1e-4)
+
+
 def test_what_steps_around_exclude(rotated, tmp_path):
     given = (*tensors(), torch.randn(40, 16), torch.randn(40, 16), torch.randn(2, 2, 21, 16))
     with pytest.raises(UnsupportedSpec, match="return_lse"):
