@@ -185,18 +185,18 @@ class KernelWriter:
         """Text of a tile's first element, in 32 bits."""
         return self._firsts.get(tile) or f"{self.context.names(tile)} * {self.context.tile(tile)}"
 
-    def exists(self, tile: str, dim: str) -> str:
-        """The condition that a row of a tile is none past the end of a dimension.
+    def exists(self, tile: str, dim: str) -> tuple[str, str]:
+        """Two numbers of which the first is less where a row of a tile is none past the end of a dimension.
 
         A tile chosen by a table is loaded ahead of its use. Its indices, if the condition were about them, would be
         computed as early and kept in registers; so it is about how many rows are left.
         """
         if not self.is_chosen(tile):
-            return f"{self.index(tile)} < {self.use_size(dim)}"
+            return self.index(tile), self.use_size(dim)
         if (tile, dim) not in self._left:
             self._left[tile, dim] = self.given(("left", tile, dim), f"{tile}_left")
             self.line(f"{self._left[tile, dim]} = {self.use_size(dim)} - {self.first(tile)}")
-        return f"{self.span(tile)} < {self._left[tile, dim]}"
+        return self.span(tile), self._left[tile, dim]
 
     def is_chosen(self, tile: str) -> bool:
         """Whether tiles are those that a table says, not those of a grid or a loop one after the other."""

@@ -66,6 +66,12 @@ def write_tile_loop(writer: KernelWriter, s: TileLoop, path: Path) -> None:
     """A tile loop over the part of the domain that it names."""
     writer.define_extent(s.name, path)
     domain = domain_of(writer, s)
+    if s.where is None and s.part == "any" and s.order == "ascending" and not is_read(writer, s.tiles.extent):
+        writer.hoist(s.body, (), {s.name, *bound_names(s.body)}, path)
+        limits = f"0, {writer.short_text(writer.extent(s.name), path)}"
+        with count_elements(writer, (s.name,), s.name, limits, s.stages) as first:
+            _write_body(writer, s, domain.column_name, TRUE, path, first)
+        return
     found = domain.plan
     for summary in found.summaries:
         writer.context.add_summary(summary)

@@ -55,7 +55,8 @@ def tile_place(writer: KernelWriter, ref: Ref, path: Path, where: Expr | None = 
             scalars += first
             tiles += rows
             if writer.is_ragged(item.name, dim) and not _ends_at(writer, where, item.name, var(dim)):
-                conditions.append(widened(writer.exists(item.name, dim), wide))
+                row, end = writer.exists(item.name, dim)
+                conditions.append(f"{widened(row, wide)} < {end}")
         elif isinstance(item, All):
             wide = widening(axes, (dim,))
             tiles.append(times(f"{widened(writer.span(dim), wide)}", stride))
@@ -148,7 +149,7 @@ def _existing_rows(writer: KernelWriter, ref: Ref, path: Path, where: Expr | Non
     conditions = []
     if writer.is_past_end(axis) and not _ends_at(writer, where, axis, writer.extent(axis)):
         end = writer.text(writer.extent(axis), (), path, COMPARE + 1)
-        conditions.append(widened(f"{writer.index(axis)} < {end}", wide))
+        conditions.append(f"{widened(writer.index(axis), wide)} < {end}")
     if where is not None:
         ready = writer.prepare(where, path)
         over = writer.expressions.axes(ready)

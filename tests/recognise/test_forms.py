@@ -58,7 +58,7 @@ DIFFERENT = {
     "mild mask": (exp(select(X < P, X, -10000.0)), select(X < P, exp(X), 0.0)),
     "sum and product": (exp(X) + exp(P), exp(X + P)),
     "tangent of half": (apply(Op.SIGMOID, X) * 2.0 - 1.0, apply(Op.TANH, X)),
-    "shifted sigmoid": (apply(Op.SIGMOID, X * 2.0) - 1.0, apply(Op.TANH, X)),
+    "shifted sigmoid": (apply(Op.SIGMOID, X * 2.0) * 2.0 - 3.0, apply(Op.TANH, X)),
     "tangent's sign": (1.0 - apply(Op.SIGMOID, X * 2.0) * 2.0, apply(Op.TANH, X)),
 }
 
