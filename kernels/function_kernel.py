@@ -197,7 +197,8 @@ class FunctionKernel(Kernel):
         if not found:
             return None
         rows, notes = (tuple(x for report in found for x in getattr(report, name)) for name in ("rows", "notes"))
-        return replace(found[0], rows=rows, notes=notes)
+        told = dict.fromkeys(one.composite.told for one in self._found)
+        return replace(found[0], rows=rows, notes=(*notes, *told))
 
     def save(self, directory: str | os.PathLike[str], *, binary: bool | Sequence[str] = False) -> Path:
         """Write the kernel, as Kernel does; UnsupportedSpec where the function has steps around it."""

@@ -109,9 +109,13 @@ class Composite:
         return x.to(next(dtype for dtype, name in DTYPES.items() if name is spec.dtype))
 
     @property
-    def is_only_laid_out(self) -> bool:
-        """Whether nothing is computed beside one kernel."""
-        return len(self.cores) == 1 and all(made.given for made in self.cores[0].inputs) and is_load(self.result, "@o0")
+    def told(self) -> str:
+        """What torch computes in every call, and around how many kernels, in words."""
+        pairs = [pair for core in self.cores for pair in zip(core.inputs, core.spec.tensors, strict=True)]
+        computed = [*dict.fromkeys(spec.name for made, spec in pairs if made.given is None)]
+        computed += [] if len(self.cores) == 1 and is_load(self.result, "@o0") else ["the result"]
+        what = f"computes {', '.join(computed)} in every call" if computed else "lays out the result"
+        return f"torch {what}, around {len(self.cores)} kernel{'s' * (len(self.cores) > 1)}"
 
 
 def is_load(e: Expr, name: str) -> bool:
