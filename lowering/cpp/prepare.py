@@ -14,6 +14,7 @@ from ...ir.expr import Expr, Op, free_vars, substitute, transform, var, walk
 from ...ir.program import Let, Program, Statement, TileLoop, statements
 from ...ir.shapes import infer
 from .loops import domain_of
+from .storage import FEW_ROWS
 
 WHOLE = "whole tile "
 
@@ -32,7 +33,7 @@ def tell_whole_tiles(program: Program) -> Program:
         for n in tiles(N, 64, where=keep(b, h, m, n)):
             x = where(keep(b, h, i, j) & (j < N), s, -inf)      ->  x = where(W | keep(b, h, i, j) & (j < N), s, -inf)
     W is a truth value of the loop's tile, `whole_of("n")`, which the loop binds: sweeps are unswitched by it.
-    needs: nothing.
+    needs: rows enough for masks to cost something; few rows (decoding) keep the exact exponential of a masked tile.
     """
     if not any(isinstance(s, TileLoop) and s.part == "any" for s in statements(program.body)):
         return program
@@ -42,7 +43,8 @@ def tell_whole_tiles(program: Program) -> Program:
         if not isinstance(statement, TileLoop) or statement.part != "any":
             return statement
         domain = domain_of(statement, program, shapes)
-        if domain is None or not domain.has_whole_tiles:
+        is_few = domain is not None and domain.row is not None and shapes.tiles[domain.row].tile <= FEW_ROWS
+        if domain is None or not domain.has_whole_tiles or is_few:
             return statement
         whole, is_known = whole_of(statement.name), known_in_whole_tiles(statement, program)
         inner = replace(program, body=statement.body)
