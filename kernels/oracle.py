@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..ir.errors import UnsupportedSpec
 from ..ir.evaluate import Array
+from ..ir.expr import const
 from ..ir.reference import reference
 from ..ir.spec import AttentionSpec
 from .dtypes import as_array, to_torch
@@ -85,7 +86,7 @@ def expect(
     spec_o, spec_lse = reference(spec, *arrays)
     exact = spec_o
     if function is not None:
-        exact = _with_defined_rows(_exactly(function, tensors), spec_o, spec_lse, arrays[2])
+        exact = _with_defined_rows(_exactly(function, tensors), spec, spec_o, spec_lse, arrays)
     if shuffles:  # where the function overflows on its way even in fp64, the formula stands
         exact = _without_overflow(exact, spec_o)
     exact = _with_nan_rows(exact, spec_o, arrays[0])
@@ -147,19 +148,21 @@ def _magnitude(values: Array) -> float:
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
-def _with_defined_rows(user: Array, spec_o: Array, spec_lse: Array, v: Array) -> Array:
+def _with_defined_rows(
+    user: Array, spec: AttentionSpec, spec_o: Array, spec_lse: Array, arrays: Sequence[Array]
+) -> Array:
     """The user's output with the rows that keep no key set to zero.
 
-    PyTorch gives NaN there, or (masks of a large negative number) the mean of all values. Any other value
+    PyTorch gives NaN there, or (masks of a large negative number) what equal weights of all keys give. Any other value
     is kept, so that a spec which masks too much is found out.
     """
-    if user.shape != spec_o.shape:
+    empty = np.isneginf(spec_lse)
+    if user.shape != spec_o.shape or not empty.any():
         return user
-    group = spec_o.shape[1] // max(v.shape[1], 1)
-    with np.errstate(all="ignore"):
-        mean = np.repeat(v.astype(np.float64), group, axis=1).sum(axis=2, keepdims=True) / max(v.shape[2], 1)
+    equal = replace(spec, score=const(0.0), keep=const(True), normaliser=replace(spec.normaliser, sink=None))
+    mean, _ = reference(equal, *arrays)
     undefined = np.isnan(user).all(axis=-1) | np.isclose(user, mean, rtol=1e-4, atol=1e-6).all(axis=-1)
-    return np.where((np.isneginf(spec_lse) & undefined)[..., None], 0.0, user)
+    return np.where((empty & undefined)[..., None], 0.0, user)
 
 
 def _exactly(function: Function, tensors: Sequence[torch.Tensor]) -> Array:

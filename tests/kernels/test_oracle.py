@@ -11,6 +11,7 @@ import torch
 import tilewright as tw
 from tilewright.ir.dtypes import DType
 from tilewright.ir.expr import const
+from tilewright.ir.lift import lift
 from tilewright.ir.spec import AttentionSpec, Normaliser, NormaliserKind
 from tilewright.kernels.oracle import distance, expect
 
@@ -69,6 +70,22 @@ def test_rows_that_keep_nothing_are_zero(value: float) -> None:
     assert not expected.o.exact.any()
     assert np.isneginf(expected.lse.exact).all()
     assert expected.blame == "the spec agrees with the function"
+
+
+def test_rows_that_keep_nothing_are_zero_where_weights_are_scaled_after_the_softmax() -> None:
+    """Such a row of the function is no mean of the values, but what equal weights give."""
+
+    def scaled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1)
+        hidden[3] = True
+        scores = (q @ k.mT).masked_fill(hidden, torch.finfo(q.dtype).min)
+        return (scores.softmax(-1) * scale) @ v
+
+    spec = lift(scaled, tensors := (*(torch.randn(1, 2, 9, 8) for _ in range(3)), torch.rand(9)))
+    expected = expect(scaled, spec, tensors)
+    assert (expected.o.exact[:, :, 3] == 0).all()
+    assert np.abs(expected.o.exact[:, :, [2, 4]]).min() > 0
+    assert expected.spec_error < 1e-12
 
 
 def test_distance_minds_nan_and_infinity() -> None:
