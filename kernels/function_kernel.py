@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 
 from ..ir.errors import ShapeError, UnsupportedSpec
-from ..ir.lift.around import Composite, lift_around
+from ..ir.lift.around import Composite, Split, lift_with_steps
 from ..ir.lift.constants import is_literal
 from .argument_layouts import ARGUMENT_LAYOUTS, ArgumentLayout
 from .arguments import check_attention
@@ -43,7 +43,7 @@ class Around:
     of them are.
     """
 
-    composite: Composite
+    composite: Composite | Split
     kernels: tuple[Kernel, ...]
     layout: ArgumentLayout
     key: Hashable | None = None
@@ -152,7 +152,7 @@ class FunctionKernel(Kernel):
         function = layout.function(self._function)
         with torch.no_grad(), without_torch_log():
             try:
-                return self._kernels(layout, lift_around(function, tensors))
+                return self._kernels(layout, lift_with_steps(function, tensors))
             except UnsupportedSpec:
                 captures = Captures([self._function])
                 chosen = tuple(n for n, x in enumerate(captures.tensors) if x.requires_grad or not is_literal(x))
@@ -160,12 +160,12 @@ class FunctionKernel(Kernel):
                     raise
             function = layout.function(_with_arguments(self._function, captures, chosen, len(tensors)))
             held = tuple(captures.tensors[n].detach() for n in chosen)
-            found = self._kernels(layout, lift_around(function, (*tensors, *held)))
+            found = self._kernels(layout, lift_with_steps(function, (*tensors, *held)))
             return replace(found, key=captures.key, chosen=chosen)
 
-    def _kernels(self, layout: ArgumentLayout, composite: Composite) -> Around:
+    def _kernels(self, layout: ArgumentLayout, composite: Composite | Split) -> Around:
         options = self._options
-        specs = [with_free_names(core.spec) for core in composite.cores]
+        specs = [with_free_names(spec) for spec in composite.specs]
         made = [Kernel(SpecSpecialiser(spec, options), options=options) for spec in specs]
         return Around(composite, tuple(made), layout)
 

@@ -222,6 +222,10 @@ class Recogniser:
     def _in_spec_terms(self, e: Expr) -> Expr:
         for node in walk(e):
             self._require_allowed(node)
+        scaled = [node for node in walk(e) if str(self.element.attr) in self.t.free(node)]
+        if scaled:
+            reason = "elements of the result are scaled each in its own way; do that after the call"
+            raise refuse(reason, self._line_of_use(next((n for n in scaled if n is not self.element), e), e))
         e = self.t.decided(transform(e, self._score_variable))
         return substitute(e, {str(self.bound.attr): COLUMN})
 

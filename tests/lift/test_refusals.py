@@ -147,6 +147,11 @@ def raises(q, k, v):
     raise NotImplementedError("no long sequences")
 
 
+@refused("torch.sigmoid(q @ k.mT) @ v * w", "scaled each in its own way", torch.rand(8))
+def scales_elements(q, k, v, w):
+    return torch.sigmoid(q @ k.mT) @ v * w
+
+
 @refused("return (q @ k.mT).softmax(-2) @ v", "over the queries of a key")
 def normalises_over_queries(q, k, v):
     return (q @ k.mT).softmax(-2) @ v

@@ -56,6 +56,11 @@ class Composite:
     reductions: Mapping[Expr, Reduction]
     lengths: Mapping[str, Expr]
 
+    @property
+    def specs(self) -> tuple[AttentionSpec, ...]:
+        """Those of the kernels."""
+        return tuple(core.spec for core in self.cores)
+
     def sizes(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
         """Sizes by name. Raises ShapeError for tensors that the function was not read for."""
         found: dict[str, int] = {}

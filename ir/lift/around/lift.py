@@ -211,8 +211,8 @@ def check_composite(function: Callable[..., Any], example: Sequence[torch.Tensor
         expected = run_function(function, tensors)
         if expected is None:
             continue
-        got = composite(tensors, lambda n, inputs: _exact(composite.cores[n].spec, inputs), torch.float64).numpy()
-        error = _difference(got, expected)
+        got = composite(tensors, lambda n, inputs: exact_output(composite.cores[n].spec, inputs), torch.float64).numpy()
+        error = error_where_defined(got, expected)
         checked += 1
         if not error <= TOLERANCE:
             raise UnsupportedSpec(
@@ -223,13 +223,13 @@ def check_composite(function: Callable[..., Any], example: Sequence[torch.Tensor
         raise UnsupportedSpec(f"the lifted form of {composite.name} could not be compared with the function")
 
 
-def _exact(spec: AttentionSpec, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+def exact_output(spec: AttentionSpec, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """The output of a spec's formula, with NaN in rows that keep nothing: those are defined by us."""
     o, lse = reference(spec, *(x.numpy() for x in inputs))
     return torch.from_numpy(np.where(np.isneginf(lse)[..., None], np.nan, o))
 
 
-def _difference(got: Array, expected: Array) -> float:
+def error_where_defined(got: Array, expected: Array) -> float:
     """Largest error relative to 1 + |expected| where rows keep a column."""
     if got.shape != expected.shape:
         return float("inf")
