@@ -23,12 +23,12 @@ from ...evaluate import Array
 from ...expr import Expr, Op, apply, const, loads
 from ...spec import AttentionSpec
 from ..arguments import ASSUMPTIONS, Arguments, Assumption, check_arguments, make_fakes
-from ..location import here, user_file
+from ..location import user_file
 from ..reduce import CONTRACTIONS
 from ..selfcheck import MOST_CHECKS, SIZES, TOLERANCE, ExactFloats, holds, run_function, sample
 from ..sizes import Sizes
 from ..torch_function import first_tensor, identifier, read_result, run_traced, spec_of
-from ..tracer import NOTHING, Cell, Tracer
+from ..tracer import Cell, Tracer
 from ..value import DTYPES, Value
 from .composite import Attend, Composite
 from .lift import error_where_defined, exact_output, lift_around
@@ -132,27 +132,19 @@ class TapeTracer(Tracer):  # type: ignore[no-untyped-call]
     cuts: Mapping[str, Place] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator on fake tensors and give the result its elements, or a refusal in their place."""
-        kwargs = kwargs or {}
-        namespace, _, name = func._schema.name.partition("::")
-        if func._schema.name in NOTHING or namespace == "prim":
-            return func(*args, **kwargs)
-        self._refuse_at_once(name)
-        self.last = here(self.file) or self.last
-        out = func(*args, **kwargs)
+    def _interpret(self, name: str, func: Any, out: Any, args: Any, kwargs: Any) -> None:
+        """Keep the step, and give its result its elements, or a refusal in their place."""
         step = Step(func, tuple(args), kwargs, out, self.last)
         number = len(self.steps)
         self.steps.append(step)
         try:
-            self._interpret(name, func, out, args, kwargs)
+            super()._interpret(name, func, out, args, kwargs)
         except UnsupportedSpec as refusal:
             for tensor in step.made:
                 self._refuse_later(tensor, refusal)
         for argument, place in self.cuts.items():
             if place.written == number:
                 self.bind_argument(self.steps[place.made].made[0], argument)
-        return out
 
     def _refuse_later(self, tensor: torch.Tensor, refusal: UnsupportedSpec) -> None:
         def refused(index: Any) -> Any:
