@@ -114,6 +114,16 @@ def test_weights_of_layers_are_trained() -> None:
                 parameter.mul_(0.9)
 
 
+def test_another_width_of_a_projection_is_another_kernel() -> None:
+    kernel = tw.compile(projected, target="cpu", verify=False)
+    for width in (24, 16, 24):
+        q, k, v, _ = example("projected")
+        w = torch.randn(16, width) * 0.3
+        torch.testing.assert_close(kernel(q, k, v, w), projected(q, k, v, w), rtol=1e-4, atol=1e-4)
+        assert kernel.spec is not None
+        assert kernel.spec.head_dim == width
+
+
 def scores_are_needed(q, k, v, w):
     s = q @ k.mT
     return s.softmax(-1) @ v @ w + s.sum(-1, keepdim=True)

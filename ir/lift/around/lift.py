@@ -195,32 +195,54 @@ def _plain_tensors(dtype: DType, head_dim: int, value_dim: int) -> tuple[TensorS
 
 def check_composite(function: Callable[..., Any], example: Sequence[torch.Tensor], composite: Composite) -> None:
     """Raise UnsupportedSpec when what was read and the function disagree in fp64 on a size both accept."""
-    q, k = example[:2]
-    given = {"B": k.shape[0], "Hkv": k.shape[1], "M": q.shape[2], "N": k.shape[2]}
-    group = q.shape[1] // k.shape[1]
-    plain = AttentionSpec("plain", _dtype(q), q.shape[3], example[2].shape[3], group, composite.tensors[3:])
-    checked = 0
-    for sizes in (*SIZES, given):
-        if checked and prod(sizes.values()) > MOST_SCORES:
-            continue
-        tensors = sample(example, plain, sizes)
+    q, k, v = example[:3]
+    plain = AttentionSpec("plain", _dtype(q), q.shape[3], v.shape[3], q.shape[1] // k.shape[1], composite.tensors[3:])
+
+    def takes(tensors: Sequence[torch.Tensor]) -> bool:
         try:
             composite.sizes(tensors)
         except ShapeError:
-            continue
-        expected = run_function(function, tensors)
-        if expected is None:
-            continue
-        got = composite(tensors, lambda n, inputs: exact_output(composite.cores[n].spec, inputs), torch.float64).numpy()
-        error = error_where_defined(got, expected)
-        checked += 1
-        if not error <= TOLERANCE:
-            raise UnsupportedSpec(
-                f"the lifted form of {composite.name} differs from the function by {error:.2e} (sizes {sizes}); "
-                "this is a defect of the lift: please report it with the function"
-            )
-    if not checked:
+            return False
+        return True
+
+    def run(tensors: Sequence[torch.Tensor]) -> Array:
+        attend = lambda n, inputs: exact_output(composite.cores[n].spec, inputs)  # noqa: E731
+        return np.asarray(composite(tensors, attend, torch.float64).numpy())
+
+    error = worst_error(function, example, plain, takes, run)
+    if error is None:
         raise UnsupportedSpec(f"the lifted form of {composite.name} could not be compared with the function")
+    if not error <= TOLERANCE:
+        raise UnsupportedSpec(
+            f"the lifted form of {composite.name} differs from the function by {error:.2e}; "
+            "this is a defect of the lift: please report it with the function"
+        )
+
+
+def worst_error(
+    function: Callable[..., Any],
+    example: Sequence[torch.Tensor],
+    plain: AttentionSpec,
+    takes: Callable[[Sequence[torch.Tensor]], bool],
+    run: Callable[[Sequence[torch.Tensor]], Array | None],
+) -> float | None:
+    """The largest relative error of `run` against the function on sizes that both take; inf where it gives nothing.
+
+    None where there are no such sizes. plain: dims and types of the arguments. The example's own sizes are tried too,
+    where they are large only if no others can be.
+    """
+    q, k = example[:2]
+    given = {"B": k.shape[0], "Hkv": k.shape[1], "M": q.shape[2], "N": k.shape[2]}
+    errors: list[float] = []
+    for sizes in (*SIZES, given):
+        if errors and prod(sizes.values()) > MOST_SCORES:
+            continue
+        tensors = sample(example, plain, sizes)
+        expected = run_function(function, tensors) if takes(tensors) else None
+        if expected is not None:
+            got = run(tensors)
+            errors.append(float("inf") if got is None else error_where_defined(got, expected))
+    return None if not errors else float(np.max(errors))  # NaN where one is
 
 
 def exact_output(spec: AttentionSpec, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -20,18 +20,18 @@ from ...algebra import simplify
 from ...dtypes import Kind
 from ...errors import TilewrightError, UnsupportedSpec
 from ...evaluate import Array
-from ...expr import Expr, Op, apply, const, loads
+from ...expr import Expr, Op, apply, const
 from ...spec import AttentionSpec
 from ..arguments import ASSUMPTIONS, Arguments, Assumption, check_arguments, make_fakes
 from ..location import user_file
 from ..reduce import CONTRACTIONS
-from ..selfcheck import MOST_CHECKS, SIZES, TOLERANCE, ExactFloats, holds, run_function, sample
+from ..selfcheck import TOLERANCE, ExactFloats, holds
 from ..sizes import Sizes
 from ..torch_function import first_tensor, identifier, read_result, run_traced, spec_of
 from ..tracer import Cell, Tracer
 from ..value import DTYPES, Value
 from .composite import Attend, Composite
-from .lift import error_where_defined, exact_output, lift_around
+from .lift import exact_output, lift_around, worst_error
 from .tape import Replay, Step, Tape
 
 __all__ = ["Split", "lift_with_steps", "split_function"]
@@ -64,17 +64,17 @@ class Split:
 
     def fits(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether the function was split for tensors of such sizes and types."""
-        types = [DTYPES.get(tensor.dtype) for tensor in tensors]
-        ranks = [tensor.dim() for tensor in tensors]
         wanted = self.outer.tensors
-        is_like = types == [one.dtype for one in wanted] and ranks == [len(one.dims) for one in wanted]
+        types, ranks = [DTYPES.get(x.dtype) for x in tensors], [x.dim() for x in tensors]
+        if types != [one.dtype for one in wanted] or ranks != [len(one.dims) for one in wanted]:
+            return False
         q, k, v = tensors[:3]
-        sizes = (q.shape[3], v.shape[3], q.shape[1])
-        return (
-            is_like
-            and sizes == (self.outer.head_dim, self.outer.value_dim, self.outer.group * k.shape[1])
-            and holds(self.outer, tensors)
-        )
+        fixed = self.outer.head_dim, self.outer.value_dim, self.outer.group * k.shape[1]
+        return fixed == (q.shape[3], v.shape[3], q.shape[1]) and holds(self.outer, tensors)
+
+    def takes(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether the function was split for tensors of such sizes, in any precision."""
+        return holds(self.outer, tensors)
 
     def __call__(self, tensors: Sequence[torch.Tensor], attend: Attend, dtype: torch.dtype) -> torch.Tensor:
         """The function's result. attend(0, inputs): the kernel's output. Steps run in the types that they name."""
@@ -191,7 +191,7 @@ def _trace(
 
 
 def _hidden(name: str) -> str:
-    """What an argument is called where another tensor has its name."""
+    """What an argument is called where a changed one has its name: a spec that still reads it has no such tensor."""
     return f"@{name}"
 
 
@@ -207,7 +207,6 @@ def _cuts(traced: Traced) -> Iterator[Cut]:
     values = _product(tape, scores[0] + 1, lambda a, b: {"q", "k"} <= a and "v" in b and "q" not in b)
     if values is None:
         return
-    q, k = traced.fakes[:2]
     q, k = traced.fakes[:2]
     q_side = list(_ancestors(traced, scores[1], q.shape[:3]))
     for heads in (k.shape[1], q.shape[1]):
@@ -303,19 +302,12 @@ def _split_at(function: Callable[..., Any], arguments: Arguments, name: str, ass
     all_fakes = (*inner, *fakes[3:])
     found = read_result(traced.tracer, known, all_fakes, result, traced.tracer.last)
     spec = spec_of(name, traced.tracer, known, all_fakes, found)
-    _require_known(spec)
     q, _, v = arguments.tensors[:3]
     outer = replace(
         spec, head_dim=q.shape[3], value_dim=v.shape[3], group=arguments.group, dtype=DTYPES[q.dtype],
         requires=_with_widths(spec.requires, traced.tracer, inner, given),
     )  # fmt: skip
     return Split(spec, outer, before, after, _told(cut, before, after))
-
-
-def _dtype(arguments: Arguments) -> Any:
-    from ..value import DTYPES
-
-    return DTYPES[arguments.tensors[0].dtype]
 
 
 def _with_widths(requires: Expr, tracer: Tracer, inner: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> Expr:
@@ -338,16 +330,6 @@ def _after(traced: Traced, result: torch.Tensor, cut: Cut) -> Replay:
     return Replay(tape, numbers, (result, *traced.fakes), [traced.result])
 
 
-def _require_known(spec: AttentionSpec) -> None:
-    """Raise UnsupportedSpec where the kernel would read q, k or v as they were before they were changed."""
-    rule = spec.normaliser
-    roots = [root for root in (spec.score, spec.keep, rule.sink, rule.weight, rule.after) if root is not None]
-    known = {tensor.name for tensor in spec.captured}
-    for node in itertools.chain.from_iterable(map(loads, roots)):
-        if node.attr not in known:
-            raise UnsupportedSpec(f"{str(node.attr).removeprefix('@')} is needed as it was before it was changed")
-
-
 def _told(cut: Cut, before: Replay, after: Replay | None) -> str:
     """What PyTorch does, and on which lines."""
     changed = " and ".join(filter(None, [", ".join(cut.changed[:-1]), *cut.changed[-1:]]))
@@ -368,19 +350,8 @@ def _lines(replay: Replay) -> str:
 
 def _agrees(function: Callable[..., Any], example: Sequence[torch.Tensor], found: Split) -> bool:
     """Whether the parts, with the spec's formula for the kernel, give what the function does, in fp64."""
-    q, k = example[:2]
-    given = {"B": k.shape[0], "Hkv": k.shape[1], "M": q.shape[2], "N": k.shape[2]}
-    checked = 0
-    for sizes in (*SIZES, given):
-        tensors = sample(example, found.outer, sizes)
-        expected = run_function(function, tensors) if holds(found.outer, tensors) else None
-        if expected is None or checked == MOST_CHECKS:
-            continue
-        checked += 1
-        got = _composed(found, tensors)
-        if got is None or not error_where_defined(got, expected) <= TOLERANCE:
-            return False
-    return checked > 0
+    error = worst_error(function, example, found.outer, found.takes, lambda tensors: _composed(found, tensors))
+    return error is not None and error <= TOLERANCE
 
 
 def _composed(found: Split, tensors: Sequence[torch.Tensor]) -> Array | None:
